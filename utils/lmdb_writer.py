@@ -105,7 +105,10 @@ class LmdbWriter:
         self._batch_bytes += sum(len(value) for _, value in items)
         self.count = number
         if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_RECORDS * len(items):
-            self._flush()
+            try:
+                self._flush()
+            except lmdb.Error as error:
+                raise self._error(error) from error
 
     def _flush(self):
         if self._batch:
@@ -122,8 +125,6 @@ class LmdbWriter:
                 return
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()['map_size'])
-            except lmdb.Error as error:
-                raise self._error(error) from error
 
     def _error(self, error):
         # LMDB reports a write that was cut short, as on a full disk, as "Input/output error".

@@ -1,0 +1,303 @@
+"""Builds an LMDB of word images and labels from a list of them, or checks one that exists.
+
+    python3 utils/create_lmdb.py
+    python3 utils/create_lmdb.py --input ./ic15/gt.txt --output ./dataset/ic15_1811
+    python3 utils/create_lmdb.py --check ./dataset/ic15_1811
+"""
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import Counter, deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
+from io import BytesIO
+from itertools import islice
+from multiprocessing import parent_process
+
+import lmdb
+from PIL import Image
+from tqdm import tqdm
+
+try:
+    from utils.lmdb_writer import LmdbWriter
+    from utils.word_lists import open_list
+except ImportError:  # run as a script: this folder is on the path, not the project's
+    from lmdb_writer import LmdbWriter
+    from word_lists import open_list
+
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')  # what other loaders read too; others may run programs
+MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
+CHUNK = 32  # entries that go to a worker at once
+NAMED = 5  # skipped entries named for each reason
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description='Builds an LMDB of word images and labels, or checks one. Images are decoded once to check them '
+                    'and stored as the bytes they are; entries that cannot be used are skipped, counted and named.')
+    parser.add_argument('--input', default='./syntax_crop.odgt',
+                        help='a .odgt, a text list (image and label parted by a tab, a comma or a blank; or '
+                             'hr<TAB>lr<TAB>label), a .mat of IIIT5K, or a folder with gt.txt (default: %(default)s). '
+                             'Relative image paths refer to the folder of the list')
+    parser.add_argument('--output', default='./dataset/syn800k', help='folder of the LMDB (default: %(default)s)')
+    parser.add_argument('--min_width', type=int, default=0, metavar='PIXELS',
+                        help='keep only images wider than this: 128 keeps 129 and up (default: %(default)s, all)')
+    parser.add_argument('--min_height', type=int, default=0, metavar='PIXELS',
+                        help='keep only images higher than this: 32 keeps 33 and up (default: %(default)s, all). '
+                             'In pairs both sizes are those of the high-resolution image')
+    parser.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)),
+                        help='processes that read and check images (default: all cores, here %(default)s)')
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument('--force', action='store_true', help='replace an LMDB that is already at --output')
+    mode.add_argument('--append', action='store_true', help='add to the LMDB at --output')
+    mode.add_argument('--check', metavar='PATH', help='build nothing; check the LMDB in this folder and describe it')
+    args = parser.parse_args(argv)
+    for flag in ('min_width', 'min_height'):
+        if getattr(args, flag) < 0:
+            parser.error(f'--{flag} must not be negative')
+    if args.workers < 1:
+        parser.error('--workers must be at least 1')
+    if args.check and not os.path.isdir(args.check):
+        parser.error(f'--check {args.check}: no such folder')
+    if not args.check and not os.path.exists(args.input):
+        parser.error(f'--input {args.input} does not exist; run utils/crop_800k.py first or name another list')
+    return args
+
+
+def image_size(data):
+    """Decodes an image file completely and returns the (width, height) it is shown with.
+
+    Raises:
+        ValueError: not an image, damaged, or of more pixels than Pillow takes for harmless; the text says which.
+    """
+    if not data:
+        raise ValueError('empty file')
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+    except Exception as error:  # the decoders raise nearly every kind on damaged files
+        text = ' '.join(str(error).split()) if 'BytesIO' not in str(error) else 'not an image'
+        raise ValueError(text or type(error).__name__) from error
+    return (height, width) if turned else (width, height)
+
+
+def load_entry(entry, folders, min_width, min_height):
+    """Reads and checks the images of one entry.
+
+    Returns:
+        (label, {'image': bytes, ...}) or, for an entry to skip, (reason, name of what is wrong).
+    """
+    if entry.problem:
+        return entry.problem, entry.place
+    images = {}
+    for kind, path in entry.paths.items():
+        tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, path)) for folder in folders))
+        found = next((name for name in tried if os.path.isfile(name)), None)
+        if found is None:
+            return 'image not found', ' nor '.join(tried)
+        try:
+            if os.path.getsize(found) > MAX_BYTES:
+                return f'file of more than {MAX_BYTES >> 20} MiB', found
+            with open(found, 'rb') as file:
+                images[kind] = file.read()
+            width, height = image_size(images[kind])
+        except (OSError, ValueError) as error:
+            return 'image unusable', f'{found} ({error})'
+        if kind != 'image_lr' and (width <= min_width or height <= min_height):
+            return 'image too small', f'{found} ({width}x{height})'
+    return entry.label, images
+
+
+def load_chunk(entries, **options):
+    return [load_entry(entry, **options) for entry in entries]
+
+
+def start_worker():
+    """Sets up a worker: interrupts are the parent's business, and no worker outlives its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter('ignore')
+    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def in_order(function, chunks, workers):
+    """Yields function(chunk) for each chunk, computed in processes but in order, with few chunks on the way."""
+    pool = ProcessPoolExecutor(workers, initializer=start_worker)
+    waiting = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(function, chunk))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def build(writer, entries, total, workers, **options):
+    """Writes the usable ones of about `total` entries with `writer`.
+
+    Returns:
+        (number written, Counter of skipped entries by reason, {reason: names of the first few}).
+    """
+    written, skipped, names = 0, Counter(), {}
+    chunks = iter(lambda: list(islice(entries, CHUNK)), [])
+    results = in_order(partial(load_chunk, **options), chunks, workers)
+    with writer, closing(results), tqdm(total=total, unit='', disable=None) as bar:
+        for chunk in results:
+            for text, images in chunk:
+                if isinstance(images, dict):
+                    writer.add(text, **images)
+                    written += 1
+                    continue
+                skipped[text] += 1
+                if skipped[text] <= NAMED:
+                    names.setdefault(text, []).append(images)
+            bar.update(len(chunk))
+    return written, skipped, names
+
+
+def create(args):
+    """Builds the LMDB, prints the summary and returns the exit status."""
+    start = time.monotonic()
+    try:
+        entries, total, folders = open_list(args.input)
+        writer = LmdbWriter(args.output, force=args.force, append=args.append)
+    except (OSError, ValueError) as error:
+        return fail(error, 2)
+    written, skipped, names = build(writer, entries, total, args.workers, folders=folders,
+                                    min_width=args.min_width, min_height=args.min_height)
+    seconds = time.monotonic() - start
+    print(f'{args.output}: {written} written, {sum(skipped.values())} skipped in {seconds:.1f} s'
+          + (f'; {len(writer)} records in all' if args.append else ''))
+    for reason, number in skipped.most_common():
+        more = f' and {number - NAMED} more' if number > NAMED else ''
+        shown = ', '.join(name if name.isprintable() else repr(name) for name in names[reason])
+        print(f'  {number} skipped, {reason}: {shown}{more}')
+    return 0 if written else fail(f'nothing came out of {args.input}; {args.output} was not touched', 1)
+
+
+def open_readonly(path):
+    return lmdb.open(path, readonly=True, lock=False, readahead=False)
+
+
+def check_records(numbers, path, kinds):
+    """Checks some records of an LMDB.
+
+    Returns:
+        A list of texts about damage, and Counters of label lengths, characters, widths and heights (powers of two).
+    """
+    damage, lengths, characters, widths, heights = [], Counter(), Counter(), Counter(), Counter()
+    with open_readonly(path) as env, env.begin() as transaction:
+        for number in numbers:
+            for kind in ('label', *kinds):
+                try:
+                    data = transaction.get(f'{kind}-{number:09d}'.encode())
+                    if data is None:
+                        raise ValueError('missing')
+                    if kind != 'label':
+                        width, height = image_size(data)
+                        widths[1 << width.bit_length() - 1] += 1
+                        heights[1 << height.bit_length() - 1] += 1
+                        continue
+                    label = data.decode('utf-8')
+                    lengths[len(label)] += 1
+                    characters.update(label)
+                    if not label.strip():
+                        raise ValueError('empty')
+                except (ValueError, lmdb.Error) as error:
+                    damage.append(f'record {number}: {kind}: {error}')
+    return damage, lengths, characters, widths, heights
+
+
+def last_number(cursor, kind):
+    """Returns the highest number among the keys of one kind, 0 if there is none."""
+    found = cursor.prev() if cursor.set_range(f'{kind}.'.encode()) else cursor.last()  # '.' comes right after '-'
+    name, _, number = cursor.key().partition(b'-')
+    return int(number) if found and name == kind.encode() and number.isdigit() else 0
+
+
+def read_layout(path):
+    """Returns (damage, number of records to look at, kinds of image) of an LMDB, from its keys."""
+    with open_readonly(path) as env, env.begin() as transaction:
+        size, needed = os.path.getsize(f'{path}/data.mdb'), (env.info()['last_pgno'] + 1) * env.stat()['psize']
+        if size < needed:  # reading on would end in a bus error
+            return [f'data.mdb was cut short: {size} bytes of {needed}'], 0, []
+        with transaction.cursor() as cursor:
+            kinds = [kind for kind in ('image', 'image_hr', 'image_lr') if last_number(cursor, kind)]
+            last = max(last_number(cursor, kind) for kind in ['label', *kinds])
+        text = transaction.get(b'num-samples')
+        if text is None or not text.isdigit():
+            state = 'missing' if text is None else f'{text}, not a number'
+            return [f'num-samples is {state}; the last record is {last}'], last, kinds
+        if not last or not kinds:
+            return ['no image-%09d or image_hr-%09d keys in it'], 0, []
+        damage = [] if int(text) == last else [f'num-samples is {int(text)}, but the last record is {last}']
+        return damage, min(int(text), last), kinds
+
+
+def check(path, workers):
+    """Verifies an LMDB, prints what it finds and returns the exit status."""
+    try:
+        damage, count, kinds = read_layout(path)
+    except (lmdb.Error, OSError) as error:
+        damage, count, kinds = [f'cannot be read: {error}'], 0, []
+    totals = [Counter() for _ in range(4)]
+    found = len(damage)
+    print(*damage, sep='\n', end='\n' if damage else '')
+    step = 8 * CHUNK
+    chunks = (range(start, min(start + step, count + 1)) for start in range(1, count + 1, step))
+    results = in_order(partial(check_records, path=path, kinds=kinds), chunks, workers)
+    with closing(results), tqdm(total=count, unit='', disable=None) as bar:
+        for texts, *counters in results:
+            for text in texts:
+                bar.write(text if text.isprintable() else repr(text))
+            found += len(texts)
+            for total, counter in zip(totals, counters):
+                total.update(counter)
+            bar.update(min(step, count - bar.n))
+    describe(path, count, kinds, *totals)
+    return fail(f'{path}: {found} faults', 1) if found else 0
+
+
+def describe(path, count, kinds, lengths, characters, widths, heights):
+    """Prints what is in an LMDB: label lengths, alphabet and image sizes."""
+    print(f'{path}: {count} records of label, {", ".join(kinds) or "no image"}')
+    print('label lengths:', ', '.join(f'{n}: {lengths[n]}' for n in sorted(lengths)))
+    print('alphabet:', ''.join(char for char in sorted(characters) if '!' <= char <= '~'))
+    print('other characters:', ', '.join(f'{c!r}: {n}' for c, n in sorted(characters.items()) if not '!' <= c <= '~'))
+    for name, sizes in ('widths', widths), ('heights', heights):
+        print(f'{name} in pixels:', ', '.join(f'{n}-{2 * n - 1}: {sizes[n]}' for n in sorted(sizes)))
+
+
+def fail(text, status):
+    print(f'create_lmdb.py: {text}', file=sys.stderr)
+    return status
+
+
+def main(argv=None):
+    """Runs the command line; returns 0, 1 for damage, failure or an empty outcome, 2 for bad input, 130 for Ctrl-C."""
+    args = parse_args(argv)
+    try:
+        return check(args.check, args.workers) if args.check else create(args)
+    except KeyboardInterrupt:
+        return fail('interrupted; nothing was changed', 130)
+    except BrokenProcessPool:
+        return fail('a worker process died (killed, out of memory, or a damaged data.mdb); nothing was changed', 1)
+    except (OSError, ValueError) as error:
+        return fail(error, 1)
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
+    sys.exit(main())
