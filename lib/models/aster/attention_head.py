@@ -1,0 +1,148 @@
+"""Attention decoder: reads one character a step from the encoder's columns; teacher forcing, greedy and beam search.
+
+Everything that does not depend on the state is computed once a sequence: the columns' part of the attention and, for
+every class, the part of the GRU's gates that comes from the previous character.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class AttentionUnit(nn.Module):
+    """The three layers of additive attention, under the names of the released checkpoint."""
+
+    def __init__(self, state_dim, in_planes, attention_dim):
+        super().__init__()
+        self.sEmbed = nn.Linear(state_dim, attention_dim)
+        self.xEmbed = nn.Linear(in_planes, attention_dim)
+        self.wEmbed = nn.Linear(attention_dim, 1)
+
+
+class DecoderCell(nn.Module):
+    """One step of the decoder. The embedding has one row more than there are classes: the start symbol."""
+
+    def __init__(self, num_classes, in_planes, state_dim, attention_dim):
+        super().__init__()
+        self.attention_unit = AttentionUnit(state_dim, in_planes, attention_dim)
+        self.tgt_embedding = nn.Embedding(num_classes + 1, attention_dim)
+        self.gru = nn.GRU(attention_dim + in_planes, state_dim, batch_first=True)
+        self.fc = nn.Linear(state_dim, num_classes)
+
+    def symbol_gates(self):
+        """What each previous symbol adds to the GRU's input gates: (classes + 1, 3 * state_dim)."""
+        weight = self.gru.weight_ih_l0[:, :self.tgt_embedding.embedding_dim]
+        return F.linear(self.tgt_embedding.weight, weight, self.gru.bias_ih_l0)
+
+    def forward(self, state, gates, columns, keys):
+        """Advance the states of K beams of N samples.
+
+        state (N, K, S), gates (N, K, 3 S) of the previous symbols, columns (N, W, C), keys (N, W, A) = xEmbed(columns);
+        returns the new state (N, K, S). The GRU is written out because the halves of its input come from two places.
+        """
+        unit = self.attention_unit
+        query = unit.sEmbed(state)
+        energy = unit.wEmbed((keys.unsqueeze(1) + query.unsqueeze(2)).tanh_()).squeeze(3)  # (N, K, W)
+        context = energy.softmax(2) @ columns  # (N, K, C)
+        of_input = gates + F.linear(context, self.gru.weight_ih_l0[:, self.tgt_embedding.embedding_dim:])
+        of_state = F.linear(state, self.gru.weight_hh_l0, self.gru.bias_hh_l0)
+        size = state.shape[2]
+        reset, update = torch.sigmoid(of_input[..., :2 * size] + of_state[..., :2 * size]).chunk(2, dim=2)
+        new = torch.tanh(of_input[..., 2 * size:] + reset * of_state[..., 2 * size:])
+        return new + update * (state - new)
+
+
+class AttentionHead(nn.Module):
+    """Attention decoder over `num_classes` classes, of which the last three are EOS, padding and unknown."""
+
+    def __init__(self, num_classes, in_planes, state_dim=512, attention_dim=512):
+        super().__init__()
+        self.eos, self.bos = num_classes - 3, num_classes
+        self.decoder = DecoderCell(num_classes, in_planes, state_dim, attention_dim)
+
+    def start(self, columns, beams):
+        """The start of any decoding: state (N, beams, S) of zeros, keys of the columns, gates of each symbol."""
+        cell = self.decoder
+        state = columns.new_zeros(len(columns), beams, cell.gru.hidden_size)
+        return state, cell.attention_unit.xEmbed(columns), cell.symbol_gates()
+
+    def forward(self, columns, targets):
+        """Teacher forcing: columns (N, W, C), targets (N, T) int64 -> logits (N, T, classes) of each target."""
+        state, keys, symbol_gates = self.start(columns, 1)
+        previous = F.pad(targets[:, :-1], (1, 0), value=self.bos)
+        gates = F.embedding(previous, symbol_gates)  # (N, T, 3 S)
+        states = []
+        for t in range(targets.shape[1]):
+            state = self.decoder(state, gates[:, t:t + 1], columns, keys)
+            states.append(state)
+        return self.decoder.fc(torch.cat(states, dim=1))
+
+    def greedy(self, columns, max_len):
+        """The likeliest class at each step; returns what `beam_search` returns."""
+        ids = torch.full((len(columns), max_len), self.eos, device=columns.device)
+        scores = torch.zeros(len(columns), device=columns.device)
+        rows = torch.arange(len(columns), device=columns.device)  # the samples still being read
+        symbol = torch.full_like(rows, self.bos)
+        state, keys, symbol_gates = self.start(columns, 1)
+        for t in range(max_len):
+            state = self.decoder(state, symbol_gates[symbol].unsqueeze(1), columns, keys)
+            score, symbol = self.decoder.fc(state[:, 0]).float().log_softmax(1).max(1)
+            ids[rows, t] = symbol
+            scores[rows] += score
+            keep = (symbol != self.eos).nonzero()[:, 0]
+            if len(keep) == 0:
+                break
+            if len(keep) < len(rows):
+                rows, symbol, state, columns, keys = (x[keep] for x in (rows, symbol, state, columns, keys))
+        return ids[:, :t + 1], scores
+
+    def beam_search(self, columns, width, max_len):
+        """The likeliest string among those that `width` beams meet.
+
+        A beam that emits EOS is put aside with its summed log probability and not extended. The first `width` to end
+        compete, as in the original implementation (those that end later replace none of them); where fewer end within
+        max_len, the unfinished beams compete too. So a sample is settled, exactly as after max_len steps, as soon as
+        `width` beams have ended, or no unfinished one scores above the best ended: a score can only fall.
+
+        columns (N, W, C) -> ids (N, L) with L <= max_len, EOS from a string's end on; scores (N,), summed log
+        probability of the string and its EOS.
+        """
+        device, classes = columns.device, self.decoder.fc.out_features
+        best_ids = torch.full((len(columns), max_len), self.eos, device=device)
+        best_scores = torch.full((len(columns),), float('-inf'), device=device)
+        rows = torch.arange(len(columns), device=device)  # the samples not yet settled
+        ended_count = torch.zeros_like(rows)
+        symbols = torch.full((len(columns), width), self.bos, device=device)
+        ids = symbols.new_empty(len(columns), width, 0)
+        scores = torch.full((len(columns), width), float('-inf'), device=device)
+        scores[:, 0] = 0  # all beams start alike: only the first may branch
+        state, keys, symbol_gates = self.start(columns, width)
+
+        def offer(candidates):
+            """Note a sample's best candidate, scores (n, width) with -inf for none, where it beats what was noted."""
+            score, beam = candidates.max(1)
+            better = (score > best_scores[rows]).nonzero()[:, 0]
+            best_scores[rows[better]] = score[better]
+            best_ids[rows[better]] = F.pad(ids[better, beam[better]], (0, max_len - ids.shape[2]), value=self.eos)
+
+        for _ in range(max_len):
+            state = self.decoder(state, symbol_gates[symbols], columns, keys)
+            totals = scores.unsqueeze(2) + self.decoder.fc(state).float().log_softmax(2)  # (n, width, classes)
+            scores, picks = totals.flatten(1).topk(width)
+            parents, symbols = picks // classes, picks % classes
+            state = state.gather(1, parents.unsqueeze(2).expand_as(state))
+            ids = torch.cat([ids.gather(1, parents.unsqueeze(2).expand_as(ids)), symbols.unsqueeze(2)], dim=2)
+
+            ended = symbols == self.eos
+            offer(scores.masked_fill(~ended, float('-inf')))
+            ended_count = ended_count + ended.sum(1)
+            scores = scores.masked_fill(ended, float('-inf'))
+            keep = ((ended_count < width) & (scores.amax(1) > best_scores[rows])).nonzero()[:, 0]
+            if len(keep) < len(rows):
+                rows, ended_count, symbols, ids, scores, state, columns, keys = (
+                    x[keep] for x in (rows, ended_count, symbols, ids, scores, state, columns, keys))
+            if len(keep) == 0:
+                break
+        else:
+            offer(scores)
+        longest = int((best_ids != self.eos).sum(1).amax())
+        return best_ids[:, :longest + 1], best_scores

@@ -1,0 +1,137 @@
+"""ASTER, the attentional scene text recognizer with flexible rectification (Shi et al., TPAMI 2018)."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.models.aster.attention_head import AttentionHead
+from lib.models.aster.resnet_aster import ResNetAster
+from lib.models.aster.stn_head import STNHead
+from lib.models.aster.tps import TPS
+
+STN_SIZE = (32, 64)  # height, width of what the localization network sees
+TEXT_SIZE = (32, 100)  # height, width of what the encoder sees
+
+
+class Aster(nn.Module):
+    """Rectification, ResNet + BiLSTM encoder, attention decoder. The defaults are the released model's sizes.
+
+    num_classes counts EOS, padding and unknown, the last three. Input images are (N, 3, 64, 256) in [-1, 1], RGB.
+    Training calls `logits`, reading calls `decode`; neither asks `self.training`.
+    """
+
+    def __init__(self, num_classes=97, width=32, decoder_dim=512, attention_dim=512, use_stn=True, use_lstm=True,
+                 lstm_dim=256, stn_width=32, stn_dim=512, control_points=20):
+        super().__init__()
+        self.frozen = False
+        self.encoder = ResNetAster(width, use_lstm, lstm_dim)
+        self.decoder = AttentionHead(num_classes, self.encoder.out_planes, decoder_dim, attention_dim)
+        self.tps = TPS(*TEXT_SIZE, control_points) if use_stn else None
+        self.stn_head = STNHead(stn_width, stn_dim, control_points) if use_stn else None
+
+    @property
+    def num_classes(self):
+        return self.decoder.decoder.fc.out_features
+
+    def control_points(self, images):
+        """Where the text line lies: (N, K, 2), (x, y) in units of the image."""
+        return self.stn_head(F.interpolate(images, STN_SIZE, mode='bilinear', align_corners=True))
+
+    def rectify(self, images):
+        """The straightened text line (N, 3, 32, 100) in [-1, 1]; without an STN the whole image at that size."""
+        if self.stn_head is None:
+            return F.interpolate(images, TEXT_SIZE, mode='bilinear', antialias=True)
+        return self.tps(images, self.control_points(images))
+
+    def encode(self, images):
+        """Columns of features, left to right: (N, 25, C)."""
+        return self.encoder(self.rectify(images))
+
+    def logits(self, images, targets):
+        """Teacher-forced logits (N, T, num_classes) of the target ids (N, T), int64, EOS included by the caller.
+
+        The start symbol is put in front here. T steps are computed: bound it by the longest label of the batch.
+        """
+        return self.decoder(self.encode(images), targets)
+
+    @torch.no_grad()
+    def decode(self, images, beam_width=1, max_len=100):
+        """Read the images, greedily (beam_width 1) or by beam search.
+
+        Returns ids (N, L), int64, L <= max_len, EOS from the end of each string on (no EOS: cut at max_len), and
+        scores (N,), float32: the summed log probability of the string with its EOS. Stops when every string is settled.
+        """
+        if not 1 <= beam_width <= self.num_classes or max_len < 1:
+            raise ValueError(f'beam_width {beam_width}, max_len {max_len}: '
+                             f'need 1 <= beam_width <= {self.num_classes} and max_len >= 1')
+        columns = self.encode(images)
+        if beam_width == 1:
+            return self.decoder.greedy(columns, max_len)
+        return self.decoder.beam_search(columns, beam_width, max_len)
+
+    def freeze(self):
+        """Make this a fixed judge that lets gradients through to the images; returns self.
+
+        No parameter takes a gradient and batch norm uses and keeps its stored statistics, even after `train()` on a
+        module that holds this one. RNNs stay in train mode, because cuDNN refuses to go backward through one in eval
+        mode; it changes nothing they compute, there being no dropout.
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        return self.train(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            for module in self.modules():
+                module.training = isinstance(module, nn.RNNBase)
+        return self
+
+
+def infer_sizes(shapes):
+    """Arguments of `Aster` from the shapes of a state dict; a size that cannot be told is left at its default."""
+    sizes = {'use_stn': any(name.startswith(('stn_head.', 'tps.')) for name in shapes),
+             'use_lstm': any(name.startswith('encoder.rnn.') for name in shapes)}
+    sources = {
+        'num_classes': ('decoder.decoder.fc.weight', 0),
+        'width': ('encoder.layer0.0.weight', 0),
+        'decoder_dim': ('decoder.decoder.attention_unit.sEmbed.weight', 1),
+        'attention_dim': ('decoder.decoder.attention_unit.sEmbed.weight', 0),
+        'lstm_dim': ('encoder.rnn.weight_hh_l0', 1),
+        'stn_width': ('stn_head.stn_convnet.0.0.weight', 0),
+        'stn_dim': ('stn_head.stn_fc1.0.weight', 0),
+        'control_points': ('tps.target_control_points', 0),
+    }
+    for argument, (name, axis) in sources.items():
+        shape = shapes.get(name, ())
+        if len(shape) > axis and shape[axis] > 0:
+            sizes[argument] = shape[axis]
+    return sizes
+
+
+def describe_misfit(found, expected, limit=3):
+    """What parts two dicts of name -> shape, the first few of each kind; an empty string where nothing does."""
+    wrong = {
+        'missing': [f'{name} {expected[name]}' for name in expected if name not in found],
+        'unexpected': [f'{name} {found[name]}' for name in found if name not in expected],
+        'wrong shape': [f'{name} {found[name]} instead of {expected[name]}' for name in expected
+                        if name in found and found[name] != expected[name]],
+    }
+    return '; '.join(f'{len(names)} {kind}: {", ".join(names[:limit])}{", ..." if len(names) > limit else ""}'
+                     for kind, names in wrong.items() if names)
+
+
+def aster_from_state_dict(state_dict):
+    """Build the recognizer a state dict belongs to, of whatever width, and load it strictly; in train mode, on the CPU.
+
+    The architecture follows from names and shapes: no `stn_head.*` and `tps.*` means no STN, no `encoder.rnn.*` no
+    LSTM. A `module.` prefix is dropped, half precision becomes float32. Where the state dict does not fit: ValueError,
+    in one line, with the first offending names and shapes.
+    """
+    tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    shapes = {name: tuple(getattr(value, 'shape', ())) for name, value in tensors.items()}
+    model = Aster(**infer_sizes(shapes))
+    misfit = describe_misfit(shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
+    if misfit:
+        raise ValueError(f'not the state dict of an ASTER recognizer: {misfit}')
+    model.load_state_dict(tensors)  # copies into the model's own float32 tensors
+    return model

@@ -1,0 +1,54 @@
+"""Thin-plate spline that straightens a text line (ASTER, section 3.1; Bookstein 1989)."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.models.aster.stn_head import border_points
+
+
+def radial_basis(points, centres):
+    """r^2 log r between each point (M, 2) and each centre (K, 2): (M, K), 0 where they coincide."""
+    squared = (points[:, None] - centres[None]).square().sum(2)
+    # Not xlogy: the kernel is so badly conditioned that its last bit shows in the inverse, and the recognizer's weights
+    # were learned with this one.
+    return (0.5 * squared * squared.log()).nan_to_num()
+
+
+class TPS(nn.Module):
+    """Samples an image along the spline that carries fixed points of the output onto given points of the input.
+
+    All matrices depend on sizes alone and are buffers, with the names of the released checkpoint.
+    """
+
+    def __init__(self, height=32, width=100, control_points=20, margin=0.05):
+        super().__init__()
+        self.height, self.width = height, width
+        targets = border_points(control_points, margin, margin)
+        count = len(targets)
+
+        kernel = torch.zeros(count + 3, count + 3)
+        kernel[:count, :count] = radial_basis(targets, targets)
+        kernel[:count, count] = kernel[count, :count] = 1
+        kernel[:count, count + 1:] = targets
+        kernel[count + 1:, :count] = targets.T
+
+        y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing='ij')
+        pixels = torch.stack([x, y], dim=2).flatten(0, 1)  # (height * width, 2), row by row
+        representation = torch.cat([radial_basis(pixels, targets), torch.ones(len(pixels), 1), pixels], dim=1)
+
+        self.register_buffer('inverse_kernel', torch.linalg.inv(kernel))
+        self.register_buffer('padding_matrix', torch.zeros(3, 2))
+        self.register_buffer('target_coordinate_repr', representation)
+        self.register_buffer('target_control_points', targets)
+
+    def forward(self, images, control_points):
+        """images (N, 3, H, W), control_points (N, K, 2) in [0, 1] -> (N, 3, height, width)."""
+        # Half precision under autocast would move the sampling points by fractions of a pixel.
+        with torch.autocast(images.device.type, enabled=False):
+            points = control_points.float()
+            padding = self.padding_matrix.expand(len(points), 3, 2)
+            mapping = self.inverse_kernel @ torch.cat([points, padding], dim=1)
+            grid = (self.target_coordinate_repr @ mapping).clamp(0, 1) * 2 - 1
+            grid = grid.view(-1, self.height, self.width, 2)
+            # The released weights were trained when align_corners=True was the only behaviour.
+            return F.grid_sample(images.float(), grid, align_corners=True)

@@ -1,0 +1,350 @@
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.models.aster import Aster, aster_from_state_dict
+from lib.models.aster.attention_head import AttentionHead
+
+DATA = Path(__file__).parent / 'data'
+HALF_WEIGHTS = Path(__file__).parents[2] / 'shared' / 'weights' / 'aster_half.pth'
+SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 'lstm_dim': 12, 'stn_width': 2,
+         'stn_dim': 20}
+EOS = 94
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    """Small operators are slower on many threads, many times so on a machine that is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---------------------------------------------------------------- golden values of a reference implementation
+
+def golden_value(name, tensor):
+    """The weight that the golden values were computed with, a function of the entry's name and shape."""
+    if name.startswith('tps.') or name.endswith('num_batches_tracked'):
+        return tensor
+    shape = tuple(tensor.shape)
+    seed = zlib.crc32(name.encode()) & 0x7fffffff
+    r = np.random.RandomState(seed).standard_normal(math.prod(shape)).astype(np.float32).reshape(shape)
+    r = torch.from_numpy(r)
+    if name.endswith('running_mean'):
+        return 0.1 * r
+    if name.endswith('running_var'):
+        return (0.1 * r).exp()
+    if name == 'stn_head.stn_fc2.bias':
+        return tensor + 0.03 * r
+    if name == 'stn_head.stn_fc2.weight':
+        return 0.02 * r
+    if 'tgt_embedding' in name:
+        return 2 * r
+    if len(shape) == 1 and name.endswith('.weight'):
+        return 1 + 0.1 * r
+    if name.rsplit('.', 1)[1].startswith('bias'):
+        return 0.1 * r
+    if 'rnn' in name or 'gru' in name:
+        return 2.5 * r / shape[1] ** 0.5
+    if name == 'decoder.decoder.fc.weight':
+        return 25 * r / shape[1] ** 0.5
+    return r * (2 / math.prod(shape[1:])) ** 0.5
+
+
+@pytest.fixture(scope='module')
+def golden():
+    with np.load(DATA / 'aster_golden.npz') as arrays:
+        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays}
+
+
+@pytest.fixture(scope='module')
+def model():
+    model = Aster()
+    state = {name: golden_value(name, tensor) for name, tensor in model.state_dict().items()}
+    state['decoder.decoder.fc.bias'][EOS] += 20
+    model.load_state_dict(state)
+    return model.freeze()
+
+
+def close(actual, expected, atol):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def up_to_eos(row, eos=EOS):
+    row = row.tolist()
+    return row[:row.index(eos)] if eos in row else row
+
+
+def test_entries_of_the_released_checkpoint(model):
+    lines = (DATA / 'aster_state_dict.txt').read_text().splitlines()
+    released = sorted(tuple(line.split('\t')) for line in lines)
+    ours = sorted((name, str(tuple(value.shape)), str(value.dtype).removeprefix('torch.'))
+                  for name, value in model.state_dict().items())
+    assert ours == released
+    assert sum(parameter.numel() for parameter in model.parameters()) == 20_991_594
+
+
+@torch.no_grad()
+def test_golden_rectification_and_encoder(model, golden):
+    images = golden['images'].float()
+    close(model.control_points(images), golden['ctrl_points'], 1e-5)
+    close(model.rectify(images)[:, :, ::4, ::5], golden['rectified'], 1e-3)
+    columns = model.encode(images)[:, :, ::16]
+    close(columns, golden['encoder'], 0.02)  # these weights amplify rounding: a few columns, not the mean
+    assert (columns - golden['encoder']).abs().mean() < 5e-4
+
+
+def test_golden_logits_loss_and_gradient(model, golden):
+    images = golden['images'].float().requires_grad_()
+    targets, lengths = golden['targets'].long(), golden['lengths']
+    targets = targets[:, :lengths.max()]
+    logits = model.logits(images, targets)
+    close(logits[:, :, ::7], golden['logits'], 0.05)  # of up to 70
+
+    used = torch.arange(targets.shape[1]) < lengths[:, None]
+    loss = F.cross_entropy(logits[used], targets[used], reduction='sum') / len(images)
+    assert loss.item() == pytest.approx(golden['loss'].item(), rel=1e-4)
+    loss.backward()
+    # The images are noise, so the gradient through the sampling points jumps from pixel to pixel: a change of 1e-6 in
+    # the images moves this norm by 5 %. Without that part of the gradient it is 15 % lower.
+    assert images.grad.norm().item() == pytest.approx(golden['image_grad_norm'].item(), rel=0.08)
+
+
+def test_golden_greedy_ids(model, golden):
+    ids, _ = model.decode(golden['images'].float(), max_len=8)
+    assert ids.tolist() == golden['greedy'][:, :8].tolist()
+
+
+def test_golden_beam_search_ids(model, golden):
+    ids, scores = model.decode(golden['images'].float(), beam_width=5)
+    assert [up_to_eos(row) for row in ids] == [up_to_eos(row) for row in golden['beam5']]
+    assert ids.shape[1] < 100 and bool((scores < 0).all())
+
+
+# ---------------------------------------------------------------- decoding
+
+def random_head(seed, eos_bias):
+    """A decoder that is sure enough for distinct beams and ends its strings after a few to many characters."""
+    torch.manual_seed(seed)
+    head = AttentionHead(num_classes=12, in_planes=10, state_dim=16, attention_dim=8)
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            parameter.mul_(8 if 'fc' in name else 3)
+        head.decoder.fc.bias[head.eos] += eos_bias
+    return head, torch.randn(12, 7, 10)
+
+
+def step_log_probabilities(head, columns, prefix):
+    """log p(next symbol | prefix) by teacher forcing, for one sample."""
+    targets = torch.tensor([[*prefix, 0]])
+    return head(columns[None], targets)[0, -1].log_softmax(0)
+
+
+def plain_beam_search(head, columns, width, max_len):
+    """All max_len steps of one sample, without stopping early; hypotheses are lists of ids."""
+    beams, ended = [((), 0.0)], []
+    for _ in range(max_len):
+        grown = []
+        for ids, score in beams:
+            log_probabilities = step_log_probabilities(head, columns, ids)
+            grown += [((*ids, i), score + p) for i, p in enumerate(log_probabilities.tolist())]
+        grown = sorted(grown, key=lambda beam: -beam[1])[:width]
+        ended += [beam for beam in grown if beam[0][-1] == head.eos]
+        beams = [beam for beam in grown if beam[0][-1] != head.eos]
+    pool = (ended + beams)[:width]  # the earliest to end, then the best unfinished
+    ids, score = max(pool, key=lambda beam: beam[1])
+    return [i for i in ids if i != head.eos], score
+
+
+@pytest.mark.parametrize(('seed', 'eos_bias'), [(0, 2), (1, 5), (2, -3)])
+@torch.no_grad()
+def test_early_stop_equals_full_beam_search(seed, eos_bias):
+    head, columns = random_head(seed, eos_bias)
+    ids, scores = head.beam_search(columns, width=3, max_len=10)
+    for i, one in enumerate(columns):
+        expected_ids, expected_score = plain_beam_search(head, one, width=3, max_len=10)
+        assert up_to_eos(ids[i], head.eos) == expected_ids
+        assert scores[i].item() == pytest.approx(expected_score, abs=1e-3)
+
+
+@torch.no_grad()
+def test_early_stop_equals_full_greedy_search():
+    head, columns = random_head(0, 2)
+    ids, scores = head.greedy(columns, max_len=10)
+    for i, one in enumerate(columns):
+        prefix, score = [], 0.0
+        for _ in range(10):
+            best = step_log_probabilities(head, one, prefix).max(0)
+            prefix.append(best.indices.item())
+            score += best.values.item() if head.eos not in prefix[:-1] else 0
+        assert up_to_eos(ids[i], head.eos) == up_to_eos(torch.tensor(prefix), head.eos)
+        assert scores[i].item() == pytest.approx(score, abs=1e-3)
+
+
+@torch.no_grad()
+def test_beam_of_one_equals_greedy():
+    for seed, eos_bias in ((0, 2), (2, -3)):
+        head, columns = random_head(seed, eos_bias)
+        greedy_ids, greedy_scores = head.greedy(columns, 20)
+        ids, scores = head.beam_search(columns, 1, 20)
+        assert torch.equal(ids, greedy_ids)
+        close(scores, greedy_scores, 1e-4)
+
+
+@torch.no_grad()
+def test_decoding_stops_when_all_have_ended():
+    head, columns = random_head(1, 5)
+    steps = []
+    head.decoder.register_forward_hook(lambda *_: steps.append(1))
+    ids, _ = head.greedy(columns, 100)
+    assert len(steps) == ids.shape[1] < 100
+    assert bool((ids[:, -1] == head.eos).all())
+    steps.clear()
+    head.beam_search(columns, 3, 100)
+    assert len(steps) < 100
+
+
+@torch.no_grad()
+def test_columns_are_projected_once():
+    head, columns = random_head(0, -50)
+    calls = []
+    head.decoder.attention_unit.xEmbed.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    head.greedy(columns, 6)
+    head.beam_search(columns, 4, 6)
+    head(columns, torch.zeros(len(columns), 6, dtype=torch.long))
+    assert calls == [len(columns)] * 3
+
+
+def test_score_is_the_log_probability_of_the_string():
+    head, columns = random_head(1, 5)
+    ids, scores = head.greedy(columns, 30)
+    log_probabilities = head(columns, ids).log_softmax(2).gather(2, ids.unsqueeze(2)).squeeze(2)
+    lengths = (ids != head.eos).sum(1, keepdim=True)
+    used = torch.arange(ids.shape[1]) <= lengths
+    close(scores, (log_probabilities * used).sum(1), 1e-3)
+
+
+def test_decode_refuses_impossible_settings():
+    model = Aster(**SMALL).freeze()
+    images = torch.zeros(1, 3, 64, 256)
+    for settings in ({'beam_width': 0}, {'beam_width': 40}, {'max_len': 0}):
+        with pytest.raises(ValueError, match='beam_width'):
+            model.decode(images, **settings)
+
+
+# ---------------------------------------------------------------- frozen and trained
+
+class Parent(nn.Module):
+    def __init__(self, recognizer):
+        super().__init__()
+        self.recognizer = recognizer
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def test_frozen_recognizer_passes_gradients_and_does_not_change():
+    torch.manual_seed(0)
+    parent = Parent(Aster(**SMALL).freeze())
+    before = {name: value.clone() for name, value in parent.recognizer.state_dict().items()}
+    images = torch.rand(2, 3, 64, 256) * 2 - 1
+    targets = torch.randint(36, (2, 4))
+
+    parent.eval()
+    expected = parent.recognizer.logits(images, targets)
+    parent.train()
+    logits = parent.recognizer.logits(images * parent.scale, targets)
+    assert torch.equal(logits, expected)
+    logits.square().sum().backward()
+    assert parent.scale.grad.abs().item() > 0
+    for name, value in parent.recognizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    for module in parent.recognizer.modules():
+        assert not list(module.parameters()) or all(p.grad is None for p in module.parameters())
+        # cuDNN goes backward through an RNN only in train mode
+        assert module.training == isinstance(module, nn.RNNBase)
+
+
+def test_training_reaches_every_parameter_and_the_statistics():
+    torch.manual_seed(0)
+    model = Aster(**SMALL)
+    nn.init.normal_(model.stn_head.stn_fc2.weight, std=0.01)  # starts at 0, which holds back what lies before it
+    mean = model.encoder.layer0[1].running_mean.clone()
+    targets = torch.tensor([[1, 2, 36], [3, 36, 37]])
+    logits = model.logits(torch.rand(2, 3, 64, 256) * 2 - 1, targets)
+    F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not torch.equal(mean, model.encoder.layer0[1].running_mean)
+
+
+def test_untrained_rectification_shows_nearly_the_whole_image():
+    x = torch.linspace(-1, 1, 256).expand(1, 3, 64, 256)
+    rectified = Aster(**SMALL).freeze().rectify(x)
+    assert rectified.shape == (1, 3, 32, 100)
+    close(rectified[0, 0, 16], torch.linspace(-1, 1, 100), 0.1)
+
+
+# ---------------------------------------------------------------- state dicts
+
+def assert_same_reader(one, other):
+    images = torch.rand(2, 3, 64, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    targets = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        close(other.freeze().logits(images, targets), one.freeze().logits(images, targets), 1e-5)
+
+
+@pytest.mark.parametrize('changes', [{}, {'num_classes': 65}, {'width': 2, 'lstm_dim': 10, 'control_points': 12},
+                                     {'use_stn': False}, {'use_lstm': False},
+                                     {'use_stn': False, 'use_lstm': False}])
+def test_sizes_are_inferred(changes):
+    model = Aster(**{**SMALL, **changes})
+    assert_same_reader(model, aster_from_state_dict(model.state_dict()))
+
+
+def test_switched_off_parts_leave_no_entries():
+    names = Aster(**SMALL, use_stn=False, use_lstm=False).state_dict()
+    assert not [name for name in names if name.startswith(('stn_head.', 'tps.', 'encoder.rnn.'))]
+
+
+def test_module_prefix_and_half_precision():
+    model = Aster(**SMALL)
+    state = {f'module.{name}': value.half() if value.is_floating_point() else value
+             for name, value in model.state_dict().items()}
+    loaded = aster_from_state_dict(state)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    close(loaded.decoder.decoder.fc.weight, model.decoder.decoder.fc.weight, 1e-3)
+
+
+def test_misfit_is_one_error_with_names_and_shapes():
+    state = Aster(**SMALL).state_dict()
+    del state['decoder.decoder.gru.bias_hh_l0']
+    state['surplus'] = torch.zeros(2, 3)
+    state['encoder.layer3.0.conv1.weight'] = torch.zeros(5, 6)
+    with pytest.raises(ValueError) as error:
+        aster_from_state_dict(state)
+    message = str(error.value)
+    assert '1 missing: decoder.decoder.gru.bias_hh_l0 (72,)' in message
+    assert '1 unexpected: surplus (2, 3)' in message
+    assert '1 wrong shape: encoder.layer3.0.conv1.weight (5, 6) instead of (16, 8, 1, 1)' in message
+    assert '\n' not in message
+
+
+@pytest.mark.parametrize('state', [{}, {'block.weight': torch.zeros(3)}, {'decoder.decoder.fc.weight': 3}])
+def test_other_state_dicts_are_refused_shortly(state):
+    with pytest.raises(ValueError, match='not the state dict of an ASTER recognizer') as error:
+        aster_from_state_dict(state)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.skipif(not HALF_WEIGHTS.exists(), reason='the half-width weights are not here')
+def test_half_width_weights_load():
+    state = torch.load(HALF_WEIGHTS, weights_only=True)['state_dict']
+    model = aster_from_state_dict(state).freeze()
+    assert model.encoder.layer5[2].conv2.out_channels == 256
+    ids, scores = model.decode(torch.zeros(2, 3, 64, 256))
+    assert len(ids) == len(scores) == 2
