@@ -1,0 +1,397 @@
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from utils import crop_800k, synthtext
+from utils.crop_800k import main
+
+SCRIPT = Path(crop_800k.__file__)
+
+
+def box(left, top, right, bottom):
+    return np.array([[left, right, right, left], [top, top, bottom, bottom]], dtype=np.float32)
+
+
+def cell(items):
+    array = np.empty((1, len(items)), dtype=object)
+    for i, item in enumerate(items):
+        array[0, i] = item
+    return array
+
+
+def make_set(root, entries, name='gt.mat'):
+    """Writes gt.mat from (image name, boxes (2, 4, n) or list of (2, 4), text blocks); returns the flags for it."""
+    root.mkdir(exist_ok=True)
+    boxes = [np.stack(b, axis=2) if isinstance(b, list) and b else b for _, b, _ in entries]
+    boxes = [b[..., 0] if isinstance(b, np.ndarray) and b.ndim == 3 and b.shape[2] == 1 else b for b in boxes]
+    savemat(root / name, {'imnames': cell([np.array([n]) for n, _, _ in entries]), 'wordBB': cell(boxes),
+                          'txt': cell([np.array(t) for _, _, t in entries])})
+    return [f'--gt_path={root / name}', f'--syntxt_path={root}', '--workers=1']
+
+
+def make_image(path, size=(60, 40), mode='RGB', seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize(size).convert(mode).save(path)
+
+
+def rows(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
+
+
+def content(folder):
+    """Every file below a folder but the run's own state: {relative path: bytes}."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*'))
+            if path.is_file() and crop_800k.RUN not in path.parts}
+
+
+def children(pid):
+    """Process ids of a process's children where /proc tells them."""
+    found = [path.read_text().split() for path in Path('/proc', str(pid), 'task').glob('*/children')]
+    return [int(child) for children in found for child in children]
+
+
+def alive(pid):
+    try:
+        return Path('/proc', str(pid), 'stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope='module')
+def words(tmp_path_factory):
+    """Flags of a set of 150 small images with one to three words each, in two folders: three tasks. Not written to."""
+    root, rng, entries = tmp_path_factory.mktemp('words'), random.Random(3), []
+    for i in range(150):
+        name = f'{i % 2 + 1}/im_{i}_0.jpg'
+        make_image(root / name, seed=i)
+        count = rng.randint(1, 3)
+        boxes = [box(x := rng.uniform(0, 30), y := rng.uniform(0, 20), x + rng.uniform(5, 25), y + rng.uniform(5, 18))
+                 for _ in range(count)]
+        entries.append((name, boxes, ['\n'.join(f'w{i}{k}' for k in range(count))]))
+    return make_set(root, entries)
+
+
+def test_rectangle_is_the_smallest_one_inside_the_image():
+    rng = random.Random(0)
+    for _ in range(500):
+        width, height = rng.randint(1, 50), rng.randint(1, 50)
+        corners = np.array([[rng.uniform(-20, 70) for _ in range(4)] for _ in range(2)])
+        if rng.random() < 0.3:
+            corners = np.round(corners)
+        (x0, y0), (x1, y1) = corners.min(axis=1), corners.max(axis=1)
+        inside = x0 < x1 and y0 < y1 and x1 > 0 and y1 > 0 and x0 < width and y0 < height
+        if not inside:
+            with pytest.raises(ValueError):
+                synthtext.rectangle(corners, width, height)
+            continue
+        left, top, right, bottom = synthtext.rectangle(corners, width, height)
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        assert (left, right) == (max(0, math.floor(x0)), min(width, math.ceil(x1)))
+        assert (top, bottom) == (max(0, math.floor(y0)), min(height, math.ceil(y1)))
+
+
+@pytest.mark.parametrize('bad, reason', [
+    (box(3, 3, 3, 9), 'empty'), (box(60, 3, 70, 9), 'outside'), (box(-9, 3, -1, 9), 'outside'),
+    (box(1, 50, 9, 60), 'outside'), (box(math.nan, 3, 9, 9), 'finite'), (box(3, 3, math.inf, 9), 'finite')])
+def test_rectangle_names_what_is_wrong(bad, reason):
+    with pytest.raises(ValueError, match=reason):
+        synthtext.rectangle(bad, 60, 40)
+
+
+def test_rectangle_takes_huge_numbers():
+    assert synthtext.rectangle(box(-1e30, -1e30, 1e30, 1e30), 60, 40) == (0, 0, 60, 40)
+
+
+def test_words_of_padded_blocks():
+    rng = random.Random(1)
+    letters = 'aZ9/\\"\',.é日\u00a0-'
+    for _ in range(200):
+        words = [''.join(rng.choices(letters, k=rng.randint(1, 6))) for _ in range(rng.randint(0, 8))]
+        blocks, left = [], list(words)
+        while left:
+            count = rng.randint(1, len(left))
+            block, left = left[:count], left[count:]
+            blocks.append(' ' * rng.randint(0, 2) + ''.join(w + rng.choice([' ', '\n', ' \n  ']) for w in block))
+        width = max(map(len, blocks), default=0)
+        assert synthtext.words_of(np.array([b.ljust(width) for b in blocks])) == words
+    assert synthtext.words_of(cell([np.array(['one two']), np.array(['three'])])) == ['one', 'two', 'three']
+
+
+def test_boxes_of_any_number_of_words():
+    assert synthtext.boxes_of(np.zeros((2, 4))).shape == (1, 2, 4)
+    assert synthtext.boxes_of(np.zeros((2, 4, 4))).shape == (4, 2, 4)
+    assert len(synthtext.boxes_of(np.zeros((0, 0)))) == 0
+    stacked = np.stack([box(1, 2, 3, 4), box(5, 6, 7, 8)], axis=2)
+    assert np.array_equal(synthtext.boxes_of(stacked)[1], box(5, 6, 7, 8))
+    for bad in (np.zeros((4, 2)), np.zeros((2, 4, 1, 1)), np.array(['text'])):
+        with pytest.raises(ValueError, match='shape'):
+            synthtext.boxes_of(bad)
+
+
+@pytest.mark.parametrize('name', ['', '.', '/etc/x.jpg', '../x.jpg', '8/../../x.jpg', '8/..', '..\\x.jpg', 'C:\\x.jpg',
+                                  'C:x.jpg', '\\x.jpg', 'a\0.jpg', 'a\udfff.jpg'])
+def test_names_that_leave_the_folder(name):
+    assert synthtext.inner_path(name) is None
+
+
+def test_crops_are_the_pixels_of_the_boxes(tmp_path):
+    make_image(tmp_path / 'set' / '8' / 'a.png')
+    flags = make_set(tmp_path / 'set', [('8/a.png', [box(3.2, 4.9, 20.1, 17), box(40, 30, 90, 90)], ['don\'t $5/"x"'])])
+    assert main([*flags, f'--out_path={tmp_path / "out"}']) == 0
+    first, second = rows(tmp_path / 'out' / 'syntax_crop.odgt')
+    assert first == {'im_path': 'syntxt_crop/8/a_0.jpg', 'im_name': 'a_0.jpg', 'label': "don't"}
+    assert second == {'im_path': 'syntxt_crop/8/a_1.jpg', 'im_name': 'a_1.jpg', 'label': '$5/"x"'}
+    image = Image.open(tmp_path / 'set' / '8' / 'a.png')
+    for row, rectangle in ((first, (3, 4, 21, 17)), (second, (40, 30, 60, 40))):
+        crop = Image.open(tmp_path / 'out' / row['im_path'])
+        assert crop.mode == 'RGB' and crop.size == image.crop(rectangle).size
+        assert np.abs(np.asarray(crop, float) - np.asarray(image.crop(rectangle), float)).mean() < 4
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', '1'])
+def test_images_of_other_modes_become_rgb(tmp_path, mode):
+    make_image(tmp_path / 'set' / 'a.png', mode=mode)
+    flags = make_set(tmp_path / 'set', [('a.png', [box(0, 0, 20, 20)], ['word'])])
+    assert main([*flags, f'--out_path={tmp_path / "out"}']) == 0
+    assert Image.open(tmp_path / 'out' / 'syntxt_crop' / 'a_0.jpg').mode == 'RGB'
+
+
+def test_subsets_are_strictly_bigger_and_share_the_crops(tmp_path):
+    make_image(tmp_path / 'set' / 'a.jpg', size=(400, 100))
+    sizes = [(20, 10), (30, 10), (20, 11), (21, 11), (30, 25), (40, 20), (31, 21), (400, 5), (60, 60)]
+    entries = [('a.jpg', [box(0, 0, w, h) for w, h in sizes], [' '.join(f'{w}x{h}' for w, h in sizes)])]
+    flags = [*make_set(tmp_path / 'set', entries), f'--out_path={tmp_path / "out"}']
+    assert main([*flags, '--min_width', '20', '30', '--min_height', '10', '20']) == 0
+    names = {path.name: [row['label'] for row in rows(path)] for path in (tmp_path / 'out').glob('*.odgt')}
+    assert names['syntax_crop_20x10.odgt'] == ['21x11', '30x25', '40x20', '31x21', '60x60']
+    assert names['syntax_crop_30x20.odgt'] == ['31x21', '60x60']
+    assert names['syntax_crop.odgt'] == names['syntax_crop_20x10.odgt'] and len(names) == 3
+    assert sorted(path.name for path in (tmp_path / 'out' / 'syntxt_crop').iterdir()) == [
+        'a_3.jpg', 'a_4.jpg', 'a_5.jpg', 'a_6.jpg', 'a_8.jpg']
+
+
+def test_size_zero_is_every_word(tmp_path, words):
+    assert main([*words, f'--out_path={tmp_path / "all"}']) == 0
+    assert main([*words, f'--out_path={tmp_path / "sizes"}', '--min_width', '0', '20', '--min_height', '0', '9']) == 0
+    whole, sizes = content(tmp_path / 'all'), content(tmp_path / 'sizes')
+    assert sizes.pop('syntax_crop_0x0.odgt') == whole['syntax_crop.odgt']
+    assert 0 < len(sizes.pop('syntax_crop_20x9.odgt')) < len(whole['syntax_crop.odgt'])
+    assert sizes == whole
+
+
+def test_every_odd_case_is_counted_and_named_and_the_rest_written(tmp_path, capsys):
+    root, good = tmp_path / 'set', box(5, 5, 25, 25)
+    for name in ('good.jpg', '1/more.jpg', 'odd.jpg', 'name" \'é日.jpg', 'same.jpg', 'same.png', 'shape.jpg',
+                 'cut.jpg'):
+        make_image(root / name)
+    make_image(tmp_path / 'outside.jpg')
+    (root / 'cut.jpg').write_bytes((root / 'cut.jpg').read_bytes()[:500])
+    (root / 'text.jpg').write_text('no image')
+    (root / 'folder.jpg').mkdir()
+    entries = [('good.jpg', [good], ['one']), ('../outside.jpg', [good], ['two']),
+               (str(tmp_path / 'outside.jpg'), [good], ['three']), ('1/../../outside.jpg', [good], ['four']),
+               ('missing.jpg', [good, good], ['five six']), ('cut.jpg', [good], ['seven']),
+               ('text.jpg', [good], ['eight']), ('folder.jpg', [good], ['nine']),
+               ('odd.jpg', [good, good], ['ten']), ('1/more.jpg', [good], ['eleven twelve']),
+               ('shape.jpg', np.zeros((4, 2)), ['thirteen']), ('good.jpg', [good], ['again']),
+               ('same.jpg', [good], ['a/b']), ('./same.png', [good], ['fifteen']),
+               ('name" \'é日.jpg', [good, box(90, 0, 99, 9), box(3, 3, 3, 9), box(0, 0, math.nan, 9), good],
+                ['../../é/日"\'\\ out empty nan  ', '..                        ']),
+               ('none.jpg', np.zeros((0, 0)), ['   '])]
+    before = set(tmp_path.rglob('*'))
+    assert main([*make_set(root, entries), f'--out_path={tmp_path / "out"}']) == 0
+    assert {path for path in tmp_path.rglob('*') if tmp_path / 'out' not in [path, *path.parents]} == {
+        *before, root / 'gt.mat'}
+    written = rows(tmp_path / 'out' / 'syntax_crop.odgt')
+    assert [row['label'] for row in written] == ['one', 'a/b', '../../é/日"\'\\', '..']
+    for row in written:
+        assert Image.open(tmp_path / 'out' / row['im_path']).size == (20, 20)
+    assert len(list((tmp_path / 'out' / 'syntxt_crop').rglob('*'))) == 4
+
+    skipped = rows(tmp_path / 'out' / 'syntax_crop_skipped.jsonl')
+    found = {}
+    for row in skipped:
+        found.setdefault(row['skip'], []).append(row['im_name'])
+    assert {reason: len(names) for reason, names in found.items()} == {
+        'image name leaves the folder or is no file name': 3, 'image is missing': 2, 'image cannot be read': 2,
+        'words and boxes disagree in number': 2, 'boxes of a wrong shape': 1, 'image name used before': 2,
+        'box is outside the image': 1, 'box is empty': 1, 'box is not finite': 1}
+    assert found['words and boxes disagree in number'] == ['odd.jpg', '1/more.jpg']
+    assert sum(row['words'] for row in skipped) == 17
+    out, err = capsys.readouterr()
+    assert '4 words written' in out and '17 words skipped' in out
+    assert all(reason in err for reason in found) and "'missing.jpg'" in err and "'odd.jpg': 1 words, 2 boxes" in err
+
+
+def test_an_unwritable_name_does_not_stop_the_run(tmp_path):
+    long = 'x' * 248 + '.jpg'  # readable, but its crop's name would be longer than file names can be
+    make_image(tmp_path / 'set' / long)
+    make_image(tmp_path / 'set' / 'a.jpg')
+    flags = make_set(tmp_path / 'set', [(n, [box(0, 0, 9, 9)], ['word']) for n in (long, 'a.jpg')])
+    assert main([*flags, f'--out_path={tmp_path / "out"}']) == 0
+    assert [row['im_name'] for row in rows(tmp_path / 'out' / 'syntax_crop.odgt')] == ['a_0.jpg']
+    assert [row['skip'] for row in rows(tmp_path / 'out' / 'syntax_crop_skipped.jsonl')] == ['crop cannot be written']
+
+
+def test_two_workers_write_what_one_does_and_no_image_is_opened_twice(tmp_path, words, monkeypatch):
+    opened = []
+    monkeypatch.setattr(synthtext.Image, 'open', lambda path, open=Image.open: opened.append(path) or open(path))
+    assert main([*words, f'--out_path={tmp_path / "one"}']) == 0
+    assert len(opened) == len(set(opened)) == 150
+    assert main([*words, f'--out_path={tmp_path / "two"}', '--workers=2']) == 0
+    assert len(opened) == 150  # the others were opened in the workers
+    assert content(tmp_path / 'one') == content(tmp_path / 'two')
+    order = [int(row['im_name'].split('_')[1]) for row in rows(tmp_path / 'two' / 'syntax_crop.odgt')]
+    assert order == sorted(order) and set(order) == set(range(150))
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path, words):
+    assert main([*words, f'--out_path={tmp_path / "whole"}']) == 0
+    out = tmp_path / 'out'
+    rng, kills, workers = random.Random(5), 0, []
+    command = [sys.executable, str(SCRIPT), *words[:2], '--workers=2', f'--out_path={out}']
+    for _ in range(4):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until = time.time() + 20
+        crops = rng.randint(1, 100)
+        while len(list(out.rglob('*.jpg'))) < crops and process.poll() is None and time.time() < until:
+            time.sleep(0.01)
+        workers += children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    until = time.time() + 10
+    while any(map(alive, workers)) and time.time() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))  # none is left waiting for its dead parent
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert content(out) == content(tmp_path / 'whole')
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_list(tmp_path, words, monkeypatch, capsys):
+    def full(path, data):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(synthtext, 'write_beside', full)
+    assert main([*words, f'--out_path={tmp_path}']) == 1
+    assert 'stopped' in capsys.readouterr().err
+    assert not list(tmp_path.glob('*.odgt')) and not list(tmp_path.glob('*.jsonl'))
+
+
+def test_it_goes_on_where_it_was(tmp_path, words, monkeypatch):
+    assert main([*words, f'--out_path={tmp_path / "whole"}']) == 0
+    flags, done, real = [*words, f'--out_path={tmp_path / "out"}'], [], crop_800k.crop_image
+
+    def failing(name, *rest):
+        if len(done) == 100:
+            raise OSError(28, 'No space left on device')
+        done.append(name)
+        return real(name, *rest)
+    monkeypatch.setattr(crop_800k, 'crop_image', failing)
+    assert main(flags) == 1
+    assert not list((tmp_path / 'out').glob('*.odgt'))
+    monkeypatch.setattr(crop_800k, 'crop_image', lambda name, *rest: done.append(name) or real(name, *rest))
+    assert main(flags) == 0
+    assert len(done) == 100 + 150 - crop_800k.CHUNK  # the first task was not done again
+    assert content(tmp_path / 'out') == content(tmp_path / 'whole')
+
+
+def test_other_flags_do_not_mix(tmp_path, words, monkeypatch, capsys):
+    flags = [*words, f'--out_path={tmp_path / "out"}']
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(crop_800k, 'merge', stop)
+        assert main(flags) == 130
+    assert main([*flags, '--min_width=20', '--min_height=9']) == 2
+    assert 'sizes' in capsys.readouterr().err
+    assert main([*flags, '--min_width=20', '--min_height=9', '--force']) == 0
+    assert main(flags) == 2
+    assert main([*flags, '--force']) == 0
+    assert {path.name for path in (tmp_path / 'out').glob('*.odgt')} == {'syntax_crop.odgt'}
+
+
+def test_a_finished_run_is_left_alone_until_forced(tmp_path, words, capsys):
+    flags = [*words, f'--out_path={tmp_path / "out"}']
+    assert main(flags) == 0
+    whole = content(tmp_path / 'out')
+    crop = next((tmp_path / 'out').rglob('*.jpg'))
+    crop.unlink()
+    first = capsys.readouterr().out
+    assert main(flags) == 0 and not crop.exists()
+    second = capsys.readouterr()
+    assert '--force' in second.err and second.out == first
+    assert main([*flags, '--force']) == 0
+    assert content(tmp_path / 'out') == whole
+
+
+def test_only_one_run_at_a_time(tmp_path, words, capsys):
+    with crop_800k.only_run(tmp_path / 'out'):
+        assert main([*words, f'--out_path={tmp_path / "out"}']) == 1
+    assert 'another run' in capsys.readouterr().err
+
+
+def test_nothing_written_is_status_1_and_leaves_no_list(tmp_path, words, capsys):
+    flags = [*words, f'--out_path={tmp_path / "out"}']
+    (tmp_path / 'empty').mkdir()
+    assert main([*flags, f'--syntxt_path={tmp_path / "empty"}']) == 1
+    assert 'no word was written' in capsys.readouterr().err
+    assert not list((tmp_path / 'out').glob('*.odgt'))
+    assert len(rows(tmp_path / 'out' / 'syntax_crop_skipped.jsonl')) == 150
+    assert main(flags) == 0  # the mistake is not held against the next try
+
+
+@pytest.mark.parametrize('mat, message', [
+    ({'imnames': cell(['a']), 'wordBB': cell(['b'])}, 'txt'),
+    ({'imnames': cell(['a']), 'wordBB': cell(['b']), 'txt': cell(['c', 'd'])}, 'paired'),
+    (None, 'cannot be read')])
+def test_a_bad_gt_is_refused_in_one_line(tmp_path, capsys, mat, message):
+    if mat:
+        savemat(tmp_path / 'gt.mat', mat)
+    else:
+        (tmp_path / 'gt.mat').write_bytes(b'no mat file' * 99)
+    assert main([f'--gt_path={tmp_path / "gt.mat"}', f'--syntxt_path={tmp_path}', f'--out_path={tmp_path / "o"}']) == 2
+    err = capsys.readouterr().err
+    assert message in err and 'gt.mat' in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--min_width', '128', '256', '--min_height', '32'], '--min_height'), (['--min_width', '-1'], '--min_width'),
+    (['--gt_path', 'nowhere.mat'], 'nowhere.mat'), (['--syntxt_path', 'nowhere'], 'nowhere'), (['--workers=0'], '0')])
+def test_bad_flags_are_status_2(words, capsys, flags, message):
+    with pytest.raises(SystemExit) as error:
+        main([*words, *flags])
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_published_command_runs_as_it_is(tmp_path):
+    make_image(tmp_path / 'SynthText' / '8' / 'a.jpg')
+    make_set(tmp_path / 'SynthText', [('8/a.jpg', [box(0, 0, 30, 20)], ['word'])])
+    command = f"{sys.executable} {SCRIPT} --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True,
+                          env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
+    assert done.returncode == 0 and '1 words written' in done.stdout and '1/1' in done.stderr
+    assert (tmp_path / rows(tmp_path / 'syntax_crop.odgt')[0]['im_path']).is_file()
+
+
+def test_sample_of_synthtext(tmp_path):
+    sample = SCRIPT.parents[2] / 'shared' / 'data' / 'synthtext_sample'
+    if not sample.is_dir():
+        pytest.skip('the SynthText sample is not here')
+    flags = [f'--gt_path={sample / "gt.mat"}', f'--syntxt_path={sample / "SynthText"}', f'--out_path={tmp_path}']
+    assert main(flags) == 0
+    found = rows(tmp_path / 'syntax_crop.odgt')
+    assert len(found) == 74 and [row['label'] for row in found[:4]] == ['Lines:', 'I', 'lost', 'Kevin']
+    assert (tmp_path / 'syntax_crop_skipped.jsonl').read_text() == ''
