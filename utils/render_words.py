@@ -1,0 +1,187 @@
+"""Renders pictures of single words, as on signs and packaging, into an LMDB: training data without a download.
+
+    python3 utils/render_words.py --out ./dataset/words --count 20000 --seed 1
+
+Record i is made from `--seed` and i alone, so the set is the same whatever the number of workers. Keys are
+`image-%09d`, `label-%09d` (1-based) and `num-samples`; images are JPEG (quality 88 to 96, no chroma subsampling),
+labels exactly the characters that were drawn.
+"""
+import argparse
+import os
+import signal
+import sys
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import chain
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+try:
+    from utils import word_styles
+    from utils.lmdb_writer import LmdbWriter
+    from utils.word_fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
+    from utils.word_labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
+except ImportError:  # run as a script: this folder is on the path, not the project's
+    import word_styles
+    from lmdb_writer import LmdbWriter
+    from word_fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
+    from word_labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
+
+MAX_PHOTOS = 400
+CHUNK = 32  # records a worker makes at a time
+
+
+def list_photos(folders):
+    """At most MAX_PHOTOS of the JPEG and PNG files below some folders, evenly chosen from the sorted paths."""
+    found = sorted(os.path.join(base, name) for folder in folders for base, _, names in os.walk(folder)
+                   for name in names if name.lower().endswith(('.jpg', '.jpeg', '.png')))
+    found = [path for path in found if photo_opens(path)]
+    step = max(1, len(found) / MAX_PHOTOS)
+    return [found[int(i * step)] for i in range(min(len(found), MAX_PHOTOS))]
+
+
+def photo_opens(path):
+    """True for an image of at least 200 pixels a side; smaller ones are icons."""
+    try:
+        with Image.open(path) as photo:
+            return min(photo.size) >= 200
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def render_chunk(start, stop, setup):
+    """Records start..stop-1 as a list of (label, JPEG bytes)."""
+    return [render_record(index, setup) for index in range(start, stop)]
+
+
+def render_record(index, setup):
+    """(label, JPEG bytes) of one record; `setup` holds seed, height, words, photos and the families of fonts."""
+    rng = np.random.default_rng([setup['seed'], index])
+    label = make_label(setup['words'], rng)
+    families = setup['families']
+    for _ in range(20):
+        styles = families[rng.integers(len(families))]
+        font = styles[rng.integers(len(styles))]
+        if set(label) <= set(font.chars):
+            break
+    else:
+        label = ''.join(c for c in label if c in font.chars) or LETTERS[rng.integers(len(LETTERS))]
+    if font.case:
+        label = label.upper() if font.case == 'upper' else label.lower()
+    image = word_styles.render(label, font, rng, setup['height'], setup['photos'])
+    return label, word_styles.encode(image, rng)
+
+
+def start_worker(setup):
+    """Keeps what all records share in the worker process; Ctrl-C is the main process's business."""
+    global shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shared = setup
+
+
+def work(bounds):
+    return render_chunk(*bounds, shared)
+
+
+def render_all(setup, count, workers):
+    """Yields (label, JPEG bytes) of records 0..count-1 in order; no more than a few chunks wait to be taken."""
+    bounds = ((start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+    if workers == 1:
+        yield from chain.from_iterable(render_chunk(*b, setup) for b in bounds)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(setup,))
+    waiting = deque()
+    try:
+        for bound in bounds:
+            waiting.append(pool.submit(work, bound))
+            if len(waiting) > 4 * workers:
+                yield from waiting.popleft().result()
+        for job in waiting:
+            yield from job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def find_fonts(font_dir, split, workers):
+    """Families, each a list of `Font`s, and {reason: count} of the fonts left out; without any, Pillow's own font."""
+    candidates = list_fonts(font_dir)
+    if workers == 1 or len(candidates) < 50:
+        families, skipped = choose_fonts(candidates, split)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            families, skipped = choose_fonts(candidates, split, partial(pool.map, chunksize=16))
+    if not families:
+        print("no readable font found, Pillow's own is used", file=sys.stderr)
+        return [[Font('pillow', None, 0, PRINTABLE, '')]], skipped
+    return [families[name] for name in sorted(families)], skipped
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--out', default='./dataset/words', help='LMDB folder to write (default: %(default)s)')
+    parser.add_argument('--count', type=int, default=20000, help='number of words (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=1,
+                        help='same seed, fonts and photos: same set (default: %(default)s)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: all cores)')
+    parser.add_argument('--height', type=int, default=64,
+                        help='least height of a crop in pixels, the greatest is 1.5 times that (default: %(default)s)')
+    parser.add_argument('--words', default=DEFAULT_WORDS,
+                        help='word list, one a line (default: words.txt beside this script)')
+    parser.add_argument('--font_dir', help='folder of .ttf, .otf, .ttc fonts (default: those that fc-list names)')
+    parser.add_argument('--font_split', choices=('all', 'train', 'val'), default='all',
+                        help='use all font families, or a fixed nine tenths (train) or the other tenth (val)')
+    parser.add_argument('--background_dir', nargs='+', default=[],
+                        help='folders of photos (JPEG, PNG) for backgrounds (default: drawn ones only)')
+    parser.add_argument('--force', action='store_true', help='replace an existing --out')
+    args = parser.parse_args(argv)
+    if args.count < 1 or args.workers < 1:
+        parser.error(f'--count {args.count} and --workers {args.workers} must be at least 1')
+    if args.seed < 0:
+        parser.error(f'--seed {args.seed} must not be negative')
+    if not 8 <= args.height <= 1024:
+        parser.error(f'--height {args.height} must be from 8 to 1024 pixels')
+    if os.path.lexists(args.out) and not args.force:
+        parser.error(f'--out {args.out} exists; give --force to replace it or choose another path')
+    for flag, folder in [('font_dir', args.font_dir)] + [('background_dir', folder) for folder in args.background_dir]:
+        if folder and not os.path.isdir(folder):
+            parser.error(f'--{flag} {folder} is not a folder')
+    if not os.path.isfile(args.words):
+        parser.error(f'--words {args.words} is not a file')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    words, dropped = read_words(args.words)
+    if not words:
+        sys.exit(f'{args.words}: no word of 1 to {MAX_LENGTH} printable ASCII characters in it; give another --words')
+    photos = list_photos(args.background_dir)
+    if args.background_dir and not photos:
+        print(f'{", ".join(args.background_dir)}: no JPEG or PNG photo there, only drawn backgrounds are used',
+              file=sys.stderr)
+    families, skipped = find_fonts(args.font_dir, args.font_split, args.workers)
+    print(f'{len(words)} words ({dropped} left out), {sum(map(len, families))} fonts of {len(families)} families, '
+          f'{len(photos)} photos')
+    for reason, number in sorted(skipped.items()):
+        print(f'  fonts left out: {number} {reason}')
+    setup = {'seed': args.seed, 'height': args.height, 'words': words, 'photos': photos, 'families': families}
+    with LmdbWriter(args.out, force=args.force) as writer:
+        records = render_all(setup, args.count, args.workers)
+        with closing(records):
+            for label, data in tqdm(records, total=args.count, unit='word', mininterval=1):
+                writer.add(label, image=data)
+        total = len(writer)
+    print(f'{total} words written to {args.out}')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(str(error))
