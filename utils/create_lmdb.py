@@ -188,7 +188,7 @@ def create(args):
 
 
 def open_readonly(path):
-    return lmdb.open(path, readonly=True, lock=False, readahead=False)
+    return lmdb.open(path, readonly=True, lock=False)
 
 
 def check_records(numbers, path, kinds):
@@ -249,30 +249,34 @@ def read_layout(path):
 def check(path, workers):
     """Verifies an LMDB, prints what it finds and returns the exit status."""
     try:
-        damage, count, kinds = read_layout(path)
-    except (lmdb.Error, OSError) as error:
+        damage, count, kinds = next(in_order(read_layout, [path], 1))  # a process, as bad pages may end it
+    except (lmdb.Error, OSError, BrokenProcessPool) as error:
         damage, count, kinds = [f'cannot be read: {error}'], 0, []
-    totals = [Counter() for _ in range(4)]
-    found = len(damage)
+    found, done, step, totals = len(damage), 0, 8 * CHUNK, [Counter() for _ in range(4)]
     print(*damage, sep='\n', end='\n' if damage else '')
-    step = 8 * CHUNK
     chunks = (range(start, min(start + step, count + 1)) for start in range(1, count + 1, step))
     results = in_order(partial(check_records, path=path, kinds=kinds), chunks, workers)
     with closing(results), tqdm(total=count, unit='', disable=None) as bar:
-        for texts, *counters in results:
-            for text in texts:
-                bar.write(text if text.isprintable() else repr(text))
-            found += len(texts)
-            for total, counter in zip(totals, counters):
-                total.update(counter)
-            bar.update(min(step, count - bar.n))
-    describe(path, count, kinds, *totals)
-    return fail(f'{path}: {found} faults', 1) if found else 0
+        try:
+            for texts, *counters in results:
+                for text in texts:
+                    bar.write(text if text.isprintable() else repr(text))
+                found += len(texts)
+                for total, counter in zip(totals, counters):
+                    total.update(counter)
+                done = min(done + step, count)
+                bar.update(done - bar.n)
+        except BrokenProcessPool:
+            bar.write(f'some record after {done}: reading it ended the process; data.mdb is damaged there')
+            found += 1
+    if count:
+        describe(path, count, kinds, *totals)
+    return fail(f'{path} is damaged: {found} fault{"s" * (found > 1)}, named above', 1) if found else 0
 
 
 def describe(path, count, kinds, lengths, characters, widths, heights):
     """Prints what is in an LMDB: label lengths, alphabet and image sizes."""
-    print(f'{path}: {count} records of label, {", ".join(kinds) or "no image"}')
+    print(f'{path}: {count} records of label, {", ".join(kinds)}')
     print('label lengths:', ', '.join(f'{n}: {lengths[n]}' for n in sorted(lengths)))
     print('alphabet:', ''.join(char for char in sorted(characters) if '!' <= char <= '~'))
     print('other characters:', ', '.join(f'{c!r}: {n}' for c, n in sorted(characters.items()) if not '!' <= c <= '~'))
@@ -293,7 +297,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         return fail('interrupted; nothing was changed', 130)
     except BrokenProcessPool:
-        return fail('a worker process died (killed, out of memory, or a damaged data.mdb); nothing was changed', 1)
+        return fail('a worker process died (killed, or out of memory?); nothing was changed', 1)
     except (OSError, ValueError) as error:
         return fail(error, 1)
 

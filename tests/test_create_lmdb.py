@@ -1,0 +1,385 @@
+"""Building and checking LMDBs by the command line, on good lists, bad images and failing machines."""
+import io
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import create_lmdb
+from utils.lmdb_writer import LmdbWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / 'utils' / 'create_lmdb.py')
+
+
+def encode(width, height, form='PNG', mode='RGB', **options):
+    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+def huge_png(width, height):
+    """A small file that claims to hold a huge image."""
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b'IHDR', header), chunk(b'IDAT', zlib.compress(bytes(1000))), chunk(b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
+
+
+def read(path):
+    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
+        return {key.decode(): value for key, value in transaction.cursor()}
+
+
+def make_list(folder, images, name='gt.txt', label=lambda name: name.partition('.')[0]):
+    """Writes {name: bytes} and a list of them with a tab; the label is the name without extension."""
+    for file, data in images.items():
+        (folder / file).write_bytes(data)
+    (folder / name).write_text(''.join(f'{file}\t{label(file)}\n' for file in images))
+    return str(folder / name)
+
+
+def build(*arguments):
+    return create_lmdb.main([*map(str, arguments), '--workers', '2'])
+
+
+def script(*arguments, **options):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60,
+                          **options)
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A set of 40 words, as a path."""
+    with LmdbWriter(tmp_path / 'good') as writer:
+        for i in range(40):
+            writer.add(f'word{i}', image=encode(16 + i, 8))
+    return tmp_path / 'good'
+
+
+def change(path, key, value):
+    with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
+        assert transaction.delete(key) if value is None else transaction.put(key, value)
+
+
+def test_without_flags(tmp_path):
+    """The published list refers to the folder in which the commands are run."""
+    (tmp_path / 'syntxt_crop' / '8').mkdir(parents=True)
+    data = encode(20, 10, 'JPEG')
+    (tmp_path / 'syntxt_crop' / '8' / 'a_0.jpg').write_bytes(data)
+    record = {'im_path': './syntxt_crop/8/a_0.jpg', 'im_name': 'a_0.jpg', 'label': "O'Neil,"}
+    (tmp_path / 'syntax_crop.odgt').write_text(json.dumps(record) + '\n')
+    result = script(cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith('./dataset/syn800k: 1 written, 0 skipped in ')
+    assert read(tmp_path / 'dataset' / 'syn800k') == {
+        'image-000000001': data, 'label-000000001': b"O'Neil,", 'num-samples': b'1'}
+
+
+def test_list_elsewhere(tmp_path, monkeypatch):
+    """Images are looked for beside the list, then, for a .odgt only, in the current folder."""
+    for folder in 'lists', 'here':
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    Path('here.png').write_bytes(encode(9, 9))
+    (tmp_path / 'lists' / 'beside.png').write_bytes(encode(8, 8))
+    Path(tmp_path, 'lists', 'a.odgt').write_text(
+        '{"im_path": "here.png", "label": "here"}\n{"im_path": "beside.png", "label": "beside"}')
+    Path(tmp_path, 'lists', 'a.txt').write_text('here.png\there\nbeside.png\tbeside\n')
+    assert build('--input', '../lists/a.odgt', '--output', 'odgt') == 0
+    assert read('odgt')['num-samples'] == b'2'
+    assert build('--input', '../lists/a.txt', '--output', 'txt') == 0
+    assert read('txt')['label-000000001'] == b'beside' and read('txt')['num-samples'] == b'1'
+
+
+def test_order_and_bytes_do_not_depend_on_workers(tmp_path):
+    images = {f'{i}.{form.lower()}': encode(8 + i % 50, 8 + i % 7, form)
+              for i, form in enumerate(['PNG', 'JPEG', 'BMP', 'WEBP', 'GIF', 'TIFF', 'PPM'] * 20)}
+    gt = make_list(tmp_path, images)
+    sets = []
+    for workers in 1, 3:
+        path = str(tmp_path / f'{workers}')
+        assert create_lmdb.main(['--input', gt, '--output', path, '--workers', f'{workers}']) == 0
+        sets.append(read(path))
+    assert sets[0] == sets[1]
+    assert [sets[0][f'image-{i:09d}'] for i in range(1, 141)] == list(images.values())
+    assert [sets[0][f'label-{i:09d}'].decode() for i in range(1, 141)] == [f'{i}' for i in range(140)]
+
+
+def test_pairs(tmp_path, capsys):
+    make_list(tmp_path, {'hr.png': encode(128, 32), 'lr.png': encode(64, 16), 'bad.png': b'x'})
+    (tmp_path / 'gt.txt').write_text('hr.png\tlr.png\tone\nhr.png\tbad.png\ttwo\n')
+    assert build('--input', tmp_path, '--output', tmp_path / 'set', '--min_width', 100, '--min_height', 20) == 0
+    assert read(tmp_path / 'set') == {'image_hr-000000001': encode(128, 32), 'image_lr-000000001': encode(64, 16),
+                                      'label-000000001': b'one', 'num-samples': b'1'}
+    assert 'bad.png (not an image)' in capsys.readouterr().out
+
+
+def test_sizes_are_strictly_bigger(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side: 33x129 is shown as 129x33
+    images = {'equal.png': encode(128, 32), 'wide.png': encode(129, 32), 'high.png': encode(128, 33),
+              'both.png': encode(129, 33), 'turned.jpg': encode(33, 129, 'JPEG', exif=turned)}
+    gt = make_list(tmp_path, images)
+    assert build('--input', gt, '--output', tmp_path / 'set', '--min_width', 128, '--min_height', 32) == 0
+    contents = read(tmp_path / 'set')
+    assert [contents[key] for key in contents if key.startswith('label')] == [b'both', b'turned']
+
+
+BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': encode(90, 40, 'JPEG')[:-300],
+       'truncated.png': encode(90, 40)[:2000], 'header.png': encode(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
+       'lesser_bomb.png': huge_png(10000, 10000),  # only a warning to Pillow
+       'script.eps': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_images_are_named(tmp_path, capsys, name):
+    gt = make_list(tmp_path, {'a.png': encode(9, 9), name: BAD[name], 'b.png': encode(9, 9)})
+    assert build('--input', gt, '--output', tmp_path / 'set') == 0
+    out = capsys.readouterr().out
+    assert '2 written, 1 skipped' in out and f'1 skipped, image unusable: {tmp_path}/{name} (' in out
+    contents = read(tmp_path / 'set')
+    assert contents['num-samples'] == b'2' and contents['label-000000002'] == b'b'
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'])
+def test_modes_of_image(tmp_path, mode):
+    data = encode(9, 9, 'TIFF' if mode == 'CMYK' else 'PNG', mode)
+    assert create_lmdb.image_size(data) == (9, 9)
+
+
+def test_missing_and_special_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(create_lmdb, 'MAX_BYTES', 1 << 20)
+    os.mkfifo(tmp_path / 'pipe.png')
+    (tmp_path / 'folder.png').mkdir()
+    (tmp_path / 'new\nline.png').write_bytes(b'')
+    with open(tmp_path / 'large.png', 'wb') as file:
+        file.truncate((1 << 20) + 1)
+    (tmp_path / 'ok.png').write_bytes(encode(9, 9))
+    names = ['pipe.png', 'folder.png', 'large.png', '/dev/zero', 'nul\0.png', 'ok.png', *(f'{i}.png' for i in range(9))]
+    lines = [json.dumps({'im_path': name, 'label': 'x'}) for name in [*names, 'new\nline.png']]
+    (tmp_path / 'a.odgt').write_text('\n'.join([*lines, 'nonsense']))
+    assert build('--input', tmp_path / 'a.odgt', '--output', tmp_path / 'set') == 0
+    out = capsys.readouterr().out.splitlines()
+    assert '1 written, 16 skipped' in out[0]
+    assert out[1].startswith(f'  13 skipped, image not found: {tmp_path}/pipe.png nor pipe.png, ')
+    assert out[1].endswith(' and 8 more')
+    assert sum('MiB: ' in line and 'large.png' in line for line in out) == 1
+    assert sum(f'a.odgt:{len(lines) + 1}' in line for line in out) == 1
+    assert sum(r'new\nline.png' in line for line in out) == 1
+
+
+def test_nothing_came_out(tmp_path, good, capsys):
+    before = read(good)
+    gt = make_list(tmp_path, {'a.png': b''})
+    assert build('--input', gt, '--output', good, '--force') == 1
+    assert capsys.readouterr().err == f'create_lmdb.py: nothing came out of {gt}; {good} was not touched\n'
+    assert read(good) == before
+    assert build('--input', gt, '--output', tmp_path / 'new') == 1
+    assert not (tmp_path / 'new').exists()
+
+
+def test_force_and_append(tmp_path, good, capsys):
+    gt = make_list(tmp_path, {'a.png': encode(9, 9)})
+    assert build('--input', gt, '--output', good) == 2
+    assert capsys.readouterr().err == f'create_lmdb.py: {good} exists; give --force to replace it\n'
+    assert build('--input', gt, '--output', good, '--append') == 0
+    assert '1 written, 0 skipped' in (out := capsys.readouterr().out) and '41 records in all' in out
+    assert read(good)['label-000000041'] == b'a' and read(good)['label-000000001'] == b'word0'
+    assert build('--input', gt, '--output', good, '--force') == 0
+    assert read(good)['num-samples'] == b'1'
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--input', 'none.txt'], '--input none.txt does not exist'), (['--min_width', '-1'], '--min_width'),
+    (['--workers', '0'], '--workers'), (['--check', 'none'], 'none: no such folder'),
+    (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int')])
+def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'syntax_crop.odgt').write_text('')
+    with pytest.raises(SystemExit) as stop:
+        create_lmdb.main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ['syntax_crop.odgt']
+
+
+def test_bad_lists(tmp_path, capsys):
+    (tmp_path / 'a.mat').write_bytes(b'garbage')
+    for name, message in ('a.mat', 'cannot be read as a .mat'), ('.', 'no gt.txt'):
+        assert build('--input', tmp_path / name, '--output', tmp_path / 'set') == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count('\n') == 1
+    assert os.listdir(tmp_path) == ['a.mat']
+
+
+def test_only_a_few_chunks_are_on_the_way():
+    taken = []
+
+    def numbers():
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    results = create_lmdb.in_order(abs, numbers(), workers=2)
+    assert next(results) == 0 and len(taken) <= 6
+    assert list(results) == list(range(1, 100))
+
+
+@pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_in_the_middle(tmp_path, good, number, status):
+    """Whatever stops it, the old set stays, nothing readable is left and no worker stays behind."""
+    before = read(good)
+    make_list(tmp_path, {'a.png': encode(64, 32)})
+    (tmp_path / 'gt.txt').write_text('a.png\tword\n' * 200_000)
+    command = [sys.executable, SCRIPT, '--input', tmp_path, '--output', good, '--force', '--workers', '2']
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    data = tmp_path / f'good.partial-{process.pid}' / 'data.mdb'
+    wait_for(lambda: data.exists() and data.stat().st_size > 1_000_000)
+    workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    assert len(workers) >= 2
+    process.send_signal(number)
+    assert process.wait(30) == status
+    err = process.stderr.read()
+    assert 'Traceback' not in err and err.count('\n') <= 1
+    assert read(good) == before
+    assert data.exists() == (number == signal.SIGKILL)
+    wait_for(lambda: not any(alive(worker) for worker in workers))
+    if data.exists():
+        assert 'num-samples' not in read(data.parent)
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_full_disk(tmp_path, good):
+    before = read(good)
+    make_list(tmp_path, {'a.png': encode(64, 32)})
+    (tmp_path / 'gt.txt').write_text('a.png\tword\n' * 500)
+    limit = resource.RLIMIT_FSIZE, (300_000, 300_000)
+    result = script('--input', tmp_path, '--output', good, '--force', preexec_fn=lambda: resource.setrlimit(*limit))
+    assert result.returncode == 1 and result.stdout == ''
+    assert result.stderr.startswith(f'create_lmdb.py: cannot write {good}: ') and result.stderr.count('\n') == 1
+    assert read(good) == before
+    assert sorted(os.listdir(tmp_path)) == ['a.png', 'good', 'gt.txt']
+
+
+def test_a_worker_that_dies(tmp_path, capsys, monkeypatch):
+    gt = make_list(tmp_path, {'a.png': encode(9, 9)})
+    monkeypatch.setattr(create_lmdb, 'load_entry', lambda *_, **__: os._exit(9))
+    assert build('--input', gt, '--output', tmp_path / 'set') == 1
+    assert 'a worker process died' in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ['a.png', 'gt.txt']
+
+
+def test_check_of_a_good_set(good, capsys):
+    os.chmod(good, 0o555)  # a set that this user may only read
+    before = sorted(os.listdir(good))
+    assert create_lmdb.main(['--check', str(good)]) == 0
+    out, err = capsys.readouterr()
+    assert err == '' and out.splitlines() == [
+        f'{good}: 40 records of label, image', 'label lengths: 5: 10, 6: 30', 'alphabet: 0123456789dorw',
+        'other characters: ', 'widths in pixels: 16-31: 16, 32-63: 24', 'heights in pixels: 8-15: 40']
+    assert sorted(os.listdir(good)) == before
+    os.chmod(good, 0o755)
+
+
+@pytest.mark.parametrize('key, value, message', [
+    (b'image-000000007', None, 'record 7: image: missing'), (b'label-000000040', None, 'record 40: label: missing'),
+    (b'image-000000001', b'', 'record 1: image: empty file'),
+    (b'image-000000020', encode(30, 20)[:-200], 'record 20: image: image file is truncated'),
+    (b'image-000000020', huge_png(30000, 30000), 'record 20: image: Image size (900000000 pixels)'),
+    (b'label-000000003', b'\xff', "record 3: label: 'utf-8'"), (b'label-000000003', b' ', 'record 3: label: empty'),
+    (b'num-samples', None, 'num-samples is missing'), (b'num-samples', b'x', "num-samples is b'x', not a number"),
+    (b'num-samples', b'999999999', 'num-samples is 999999999, but the last record is 40'),
+    (b'num-samples', b'39', 'num-samples is 39, but the last record is 40')])
+def test_check_names_damage(good, capsys, key, value, message):
+    change(good, key, value)
+    assert create_lmdb.main(['--check', str(good)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(message)
+    assert err == f'create_lmdb.py: {good} is damaged: 1 fault, named above\n'
+
+
+def test_check_of_pairs(tmp_path, capsys):
+    with LmdbWriter(tmp_path / 'pairs') as writer:
+        for _ in range(3):
+            writer.add('word', image_hr=encode(128, 32), image_lr=encode(64, 16))
+    assert create_lmdb.main(['--check', str(tmp_path / 'pairs')]) == 0
+    assert '3 records of label, image_hr, image_lr' in capsys.readouterr().out
+    change(tmp_path / 'pairs', b'image_lr-000000002', None)
+    assert create_lmdb.main(['--check', str(tmp_path / 'pairs')]) == 1
+    assert capsys.readouterr().out.startswith('record 2: image_lr: missing\n')
+
+
+@pytest.mark.parametrize('size', [0, 100, 5000, 20_000])
+def test_check_of_a_data_file_cut_short(good, capsys, size):
+    os.truncate(good / 'data.mdb', size)
+    assert create_lmdb.main(['--check', str(good)]) == 1
+    assert f'{good} is damaged' in capsys.readouterr().err
+
+
+def test_check_of_random_damage(good):
+    """Bytes changed anywhere: never a traceback, never a hang."""
+    rng = random.Random(0)
+    data = bytearray((good / 'data.mdb').read_bytes())
+    for _ in range(6):
+        hurt = bytearray(data)
+        for _ in range(2000):
+            hurt[rng.randrange(8192, len(hurt))] = rng.randrange(256)
+        (good / 'data.mdb').write_bytes(hurt)
+        result = script('--check', good, '--workers', 1)
+        assert result.returncode == 1 and 'Traceback' not in result.stderr, result.stderr
+
+
+def test_check_goes_on_when_reading_ends_a_worker(tmp_path, capsys, monkeypatch):
+    with LmdbWriter(tmp_path / 'set') as writer:
+        for i in range(300):
+            writer.add('word', image=encode(8 + i // 256, 8))  # the second chunk has another width
+    sound = create_lmdb.image_size
+    monkeypatch.setattr(create_lmdb, 'image_size', lambda data: sound(data) if sound(data)[0] == 8 else os._exit(9))
+    assert create_lmdb.main(['--check', str(tmp_path / 'set'), '--workers', '1']) == 1
+    assert capsys.readouterr().out.startswith('some record after 256: reading it ended the process')
+
+
+@pytest.mark.parametrize('files', [[], ['data.mdb']])
+def test_check_of_a_folder_without_a_set(tmp_path, capsys, files):
+    for name in files:
+        (tmp_path / name).write_bytes(b'no database' * 1000)
+    assert create_lmdb.main(['--check', str(tmp_path)]) == 1
+    assert 'cannot be read' in capsys.readouterr().out
+    assert os.listdir(tmp_path) == files
+
+
+def test_real_words(tmp_path, capsys):
+    real = ROOT.parent / 'shared' / 'data' / 'real' / 'cute80_288'
+    if not real.is_dir():
+        pytest.skip('needs real word images beside the project')
+    assert build('--input', real, '--output', tmp_path / 'set') == 0
+    assert '288 written, 0 skipped' in capsys.readouterr().out
+    assert create_lmdb.main(['--check', str(tmp_path / 'set')]) == 0

@@ -1,0 +1,137 @@
+"""Reading lists of words: every style in use, and labels that look like another style."""
+import json
+import random
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from utils.word_lists import open_list
+
+PLAIN = ['Hello', 'a,b', "it's", '$10.00', 'É', '"', 'x"y', '\\', 'a.jpg', '-']
+
+
+def parse(path, text, encoding='utf-8'):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return list(open_list(str(path))[0])
+
+
+def labels(entries):
+    return [entry.label for entry in entries]
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+@pytest.mark.parametrize('bom', ['', '\ufeff'])
+@pytest.mark.parametrize('separator', ['\t', ' ', ',', ', '])
+def test_separators_line_ends_and_bom(tmp_path, separator, bom, end):
+    lines = [f'images/{i}.jpg{separator}{label}' for i, label in enumerate(PLAIN)]
+    entries = parse(tmp_path / 'gt.txt', bom + end.join(lines) + end + end)
+    assert labels(entries) == PLAIN
+    assert [entry.paths for entry in entries] == [{'image': f'images/{i}.jpg'} for i in range(len(PLAIN))]
+
+
+@pytest.mark.parametrize('separator', ['\t', ' ', ',', ', '])
+def test_quoted_labels(tmp_path, separator):
+    lines = [f'{i}.png{separator}"{label}"' for i, label in enumerate(['Genaxis Theatre', 'a, b', 'word'])]
+    assert labels(parse(tmp_path / 'gt.txt', '\n'.join(lines))) == ['Genaxis Theatre', 'a, b', 'word']
+
+
+def test_quotes_inside_quotes(tmp_path):
+    lines = [r'1.png, "\"Photos\""', r'2.png, "a\\b"', '3.png, "say ""hi"""', '4.png, plain', '5.png, "']
+    assert labels(parse(tmp_path / 'gt.txt', '\n'.join(lines))) == ['"Photos"', 'a\\b', 'say "hi"', 'plain', '"']
+
+
+def test_quotes_that_belong_to_the_label_stay(tmp_path):
+    assert labels(parse(tmp_path / 'gt.txt', '1.png\t"SCAN"\n2.png\tword\n')) == ['"SCAN"', 'word']
+
+
+def test_names_with_blanks_commas_and_no_extension(tmp_path):
+    entries = parse(tmp_path / 'gt.txt', 'my dir/a b,c.jpg one two\nd.PNG three, four\n')
+    assert [(entry.paths['image'], entry.label) for entry in entries] == [
+        ('my dir/a b,c.jpg', 'one two'), ('d.PNG', 'three, four')]
+    entries = parse(tmp_path / 'gt.txt', 'img1 hello,world\nimg2 yes\n')
+    assert [(entry.paths['image'], entry.label) for entry in entries] == [('img1', 'hello,world'), ('img2', 'yes')]
+
+
+def test_pairs(tmp_path):
+    entries = parse(tmp_path / 'gt.txt', 'hr/1.png\tlr/1.png\t(Camille\nhr/2.png\tlr/2.png\ta\tb\nhr/3.png\tword\n')
+    assert entries[0].paths == {'image_hr': 'hr/1.png', 'image_lr': 'lr/1.png'}
+    assert labels(entries[:2]) == ['(Camille', 'a\tb']
+    assert entries[2].problem and entries[2].place.endswith('gt.txt:3')
+
+
+@pytest.mark.parametrize('style', ['tab', 'blank', 'comma', 'quoted', 'csv', 'odgt', 'pairs'])
+def test_any_word_comes_back(tmp_path, style):
+    """Random labels of printable characters, as each style writes them."""
+    rng = random.Random(style)
+    alphabet = [chr(c) for c in range(33, 127)] + [' ', 'é', '€', '字', '\u2028', '\x85', '\u00a0']
+    words = [''.join(rng.choices(alphabet, k=rng.randint(1, 12))).strip() or 'x' for _ in range(300)]
+    if style in ('tab', 'blank', 'pairs'):  # these cannot tell a set of nothing but quoted labels from quoting
+        words.append('plain')
+    write = {
+        'tab': lambda i, w: f'{i}.jpg\t{w}', 'blank': lambda i, w: f'{i}.jpg {w}',
+        'comma': lambda i, w: f'{i}.jpg,"{w}"' if w[0] == w[-1] == '"' and '\\' not in w else f'{i}.jpg,{w}',
+        'quoted': lambda i, w: f'{i}.jpg, "' + w.replace('\\', '\\\\').replace('"', '\\"') + '"',
+        'csv': lambda i, w: f'{i}.jpg,"' + w.replace('"', '""') + '"',
+        'odgt': lambda i, w: json.dumps({'im_path': f'{i}.jpg', 'im_name': f'{i}', 'label': w}),
+        'pairs': lambda i, w: f'{i}.jpg\t{i}_lr.jpg\t{w}'}[style]
+    if style == 'comma':
+        words = [word for word in words if '"' not in word]
+    if style == 'csv':  # a backslash before a quote means ICDAR's escape
+        words = [word for word in words if '\\' not in word]
+    suffix = 'odgt' if style == 'odgt' else 'txt'
+    entries = parse(tmp_path / f'list.{suffix}', '\n'.join(write(i, word) for i, word in enumerate(words)))
+    assert labels(entries) == words
+    assert [next(iter(entry.paths.values())) for entry in entries] == [f'{i}.jpg' for i in range(len(words))]
+
+
+def test_bad_lines_are_named_and_the_rest_goes_on(tmp_path):
+    entries = parse(tmp_path / 'gt.txt', b'a.jpg\tone\nb.jpg\t\xff\xfe\nnothing\nc.jpg\t  \nd.jpg\ttwo')
+    assert labels(entries) == ['one', None, None, None, 'two']
+    assert [(entry.place.rpartition(':')[2], entry.problem) for entry in entries if entry.problem] == [
+        ('2', 'line is not UTF-8'), ('3', 'line is not "image, separator, label"'), ('4', 'empty label')]
+
+
+def test_bad_odgt_lines(tmp_path):
+    lines = ['{"im_path": "a.jpg", "label": "one"}', 'not json', '[1]', '7', '{"im_path": "a.jpg"}', 'null',
+             '{"im_path": 5, "label": "x"}', '{"im_path": "a.jpg", "label": ""}', '[' * 100_000,
+             r'{"im_path": "a.jpg", "label": "\ud800"}', '{"im_path": "b.jpg", "label": "two"}']
+    entries = parse(tmp_path / 'a.odgt', '\n'.join(lines))
+    assert [entry.label for entry in entries if not entry.problem] == ['one', 'two']
+    assert len(entries) == len(lines)
+    assert entries[9].problem == 'label is not valid Unicode'
+
+
+@pytest.mark.parametrize('variable, field', [('testdata', 'GroundTruth'), ('trainCharBound', 'chars')])
+def test_iiit5k(tmp_path, variable, field):
+    records = np.zeros((1, 3), dtype=[('ImgName', object), (field, object), ('other', object)])
+    records['ImgName'][0] = ['test/1_1.png', 'test/2_1.png', 'test/3_1.png']
+    records[field][0] = ['PRIVATE', 'A', '']
+    records['other'][0] = [np.eye(2), np.eye(2), np.eye(2)]
+    savemat(tmp_path / 'words.mat', {variable: records})
+    entries, total, folders = open_list(str(tmp_path / 'words.mat'))
+    entries = list(entries)
+    assert [(entry.paths, entry.label) for entry in entries[:2]] == [
+        ({'image': 'test/1_1.png'}, 'PRIVATE'), ({'image': 'test/2_1.png'}, 'A')]
+    assert entries[2].problem == 'empty label' and total == 3 and folders == [str(tmp_path)]
+
+
+@pytest.mark.parametrize('name, data, message', [
+    ('a.mat', b'garbage', 'cannot be read as a .mat'), ('a.txt', b'\xff\xfea\x00', 'UTF-16')])
+def test_unreadable_lists(tmp_path, name, data, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path / name, data)
+
+
+def test_other_mat_file(tmp_path):
+    savemat(tmp_path / 'a.mat', {'x': np.eye(3)})
+    with pytest.raises(ValueError, match='a.mat holds no struct with ImgName'):
+        open_list(str(tmp_path / 'a.mat'))
+
+
+def test_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no gt.txt'):
+        open_list(str(tmp_path))
+    (tmp_path / 'gt.txt').write_text('images/1.jpg\tword\n')
+    entries, total, folders = open_list(str(tmp_path))
+    assert labels(entries) == ['word'] and total == 1 and folders == [str(tmp_path)]
