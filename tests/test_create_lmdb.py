@@ -144,6 +144,7 @@ def test_sizes_are_strictly_bigger(tmp_path):
 BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': encode(90, 40, 'JPEG')[:-300],
        'truncated.png': encode(90, 40)[:2000], 'header.png': encode(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
        'lesser_bomb.png': huge_png(10000, 10000),  # only a warning to Pillow
+       'rare.pcx': encode(9, 9, 'PCX'),
        'script.eps': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'}
 
 
@@ -153,6 +154,7 @@ def test_bad_images_are_named(tmp_path, capsys, name):
     assert build('--input', gt, '--output', tmp_path / 'set') == 0
     out = capsys.readouterr().out
     assert '2 written, 1 skipped' in out and f'1 skipped, image unusable: {tmp_path}/{name} (' in out
+    assert ('bomb' in name) == ('decompression bomb' in out)
     contents = read(tmp_path / 'set')
     assert contents['num-samples'] == b'2' and contents['label-000000002'] == b'b'
 
@@ -247,12 +249,15 @@ def test_stopped_in_the_middle(tmp_path, good, number, status):
     make_list(tmp_path, {'a.png': encode(64, 32)})
     (tmp_path / 'gt.txt').write_text('a.png\tword\n' * 200_000)
     command = [sys.executable, SCRIPT, '--input', tmp_path, '--output', good, '--force', '--workers', '2']
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
     data = tmp_path / f'good.partial-{process.pid}' / 'data.mdb'
     wait_for(lambda: data.exists() and data.stat().st_size > 1_000_000)
     workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
     assert len(workers) >= 2
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # Ctrl-C reaches the workers, too
+    else:
+        process.send_signal(number)
     assert process.wait(30) == status
     err = process.stderr.read()
     assert 'Traceback' not in err and err.count('\n') <= 1
@@ -341,7 +346,9 @@ def test_check_of_pairs(tmp_path, capsys):
 def test_check_of_a_data_file_cut_short(good, capsys, size):
     os.truncate(good / 'data.mdb', size)
     assert create_lmdb.main(['--check', str(good)]) == 1
-    assert f'{good} is damaged' in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert f'{good} is damaged' in err
+    assert ('cut short' if size > 4096 else 'cannot be read') in out
 
 
 def test_check_of_random_damage(good):

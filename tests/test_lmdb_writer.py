@@ -111,6 +111,9 @@ def test_a_link_stays_a_link(old, tmp_path):
     write(tmp_path / 'link', ['a'], force=True)
     assert (tmp_path / 'link').is_symlink()
     assert len(read(old[0])) == 3
+    (tmp_path / 'early').symlink_to(tmp_path / 'other_disk' / 'set')
+    write(tmp_path / 'early', ['a'])
+    assert (tmp_path / 'early').is_symlink() and len(read(tmp_path / 'other_disk' / 'set')) == 3
 
 
 @pytest.mark.parametrize('options', [{'force': True}, {'append': True}])

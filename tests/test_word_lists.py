@@ -51,6 +51,8 @@ def test_names_with_blanks_commas_and_no_extension(tmp_path):
         ('my dir/a b,c.jpg', 'one two'), ('d.PNG', 'three, four')]
     entries = parse(tmp_path / 'gt.txt', 'img1 hello,world\nimg2 yes\n')
     assert [(entry.paths['image'], entry.label) for entry in entries] == [('img1', 'hello,world'), ('img2', 'yes')]
+    entries = parse(tmp_path / 'gt.txt', 'img1, one two\nimg2, yes\n')
+    assert [(entry.paths['image'], entry.label) for entry in entries] == [('img1', 'one two'), ('img2', 'yes')]
 
 
 def test_pairs(tmp_path):
