@@ -17,7 +17,6 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 try:
@@ -35,22 +34,23 @@ MAX_PHOTOS = 400
 CHUNK = 32  # records a worker makes at a time
 
 
-def list_photos(folders):
-    """At most MAX_PHOTOS of the JPEG and PNG files below some folders, evenly chosen from the sorted paths."""
-    found = sorted(os.path.join(base, name) for folder in folders for base, _, names in os.walk(folder)
+def load_photos(folders, workers):
+    """At most MAX_PHOTOS of the JPEG and PNG files below some folders, made small, and the number of unusable ones."""
+    paths = sorted(os.path.join(base, name) for folder in folders for base, _, names in os.walk(folder)
                    for name in names if name.lower().endswith(('.jpg', '.jpeg', '.png')))
-    found = [path for path in found if photo_opens(path)]
-    step = max(1, len(found) / MAX_PHOTOS)
-    return [found[int(i * step)] for i in range(min(len(found), MAX_PHOTOS))]
+    step = max(1, len(paths) / MAX_PHOTOS)
+    paths = [paths[int(i * step)] for i in range(min(len(paths), MAX_PHOTOS))]
+    photos = list(spread(word_styles.load_photo, paths, workers))
+    return [photo for photo in photos if photo], photos.count(None)
 
 
-def photo_opens(path):
-    """True for an image of at least 200 pixels a side; smaller ones are icons."""
-    try:
-        with Image.open(path) as photo:
-            return min(photo.size) >= 200
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+def spread(function, items, workers):
+    """function(item) of each item in order, by a pool when there is enough to do."""
+    if workers == 1 or len(items) < 50:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(function, items, chunksize=8)
 
 
 def render_chunk(start, stop, setup):
@@ -108,12 +108,7 @@ def render_all(setup, count, workers):
 
 def find_fonts(font_dir, split, workers):
     """Families, each a list of `Font`s, and {reason: count} of the fonts left out; without any, Pillow's own font."""
-    candidates = list_fonts(font_dir)
-    if workers == 1 or len(candidates) < 50:
-        families, skipped = choose_fonts(candidates, split)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            families, skipped = choose_fonts(candidates, split, partial(pool.map, chunksize=16))
+    families, skipped = choose_fonts(list_fonts(font_dir), split, partial(spread, workers=workers))
     if not families:
         print("no readable font found, Pillow's own is used", file=sys.stderr)
         return [[Font('pillow', None, 0, PRINTABLE, '')]], skipped
@@ -159,15 +154,15 @@ def main(argv=None):
     words, dropped = read_words(args.words)
     if not words:
         sys.exit(f'{args.words}: no word of 1 to {MAX_LENGTH} printable ASCII characters in it; give another --words')
-    photos = list_photos(args.background_dir)
+    families, skipped = find_fonts(args.font_dir, args.font_split, args.workers)
+    photos, unusable = load_photos(args.background_dir, args.workers)
+    print(f'{len(words)} words ({dropped} left out), {sum(map(len, families))} fonts in {len(families)} families, '
+          f'{len(photos)} photos ({unusable} unusable)')
+    for reason, number in sorted(skipped.items()):
+        print(f'  fonts left out: {number} {reason}')
     if args.background_dir and not photos:
         print(f'{", ".join(args.background_dir)}: no JPEG or PNG photo there, only drawn backgrounds are used',
               file=sys.stderr)
-    families, skipped = find_fonts(args.font_dir, args.font_split, args.workers)
-    print(f'{len(words)} words ({dropped} left out), {sum(map(len, families))} fonts of {len(families)} families, '
-          f'{len(photos)} photos')
-    for reason, number in sorted(skipped.items()):
-        print(f'  fonts left out: {number} {reason}')
     setup = {'seed': args.seed, 'height': args.height, 'words': words, 'photos': photos, 'families': families}
     with LmdbWriter(args.out, force=args.force) as writer:
         records = render_all(setup, args.count, args.workers)

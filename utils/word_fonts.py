@@ -142,8 +142,10 @@ def check_font(candidate):
     letters = np.stack([shapes[c] for c in LETTERS])
     if read_share(letters) < MIN_READ:
         return None, 'not readable', None
-    chars = LETTERS + ''.join(c for c in string.punctuation if c in shapes and looks_right(c, shapes[c]))
-    fingerprint = zlib.crc32(b''.join(inks[c].tobytes() for c in LETTERS))
+    drawn = [inks[c].tobytes() for c in LETTERS]
+    chars = LETTERS + ''.join(c for c in string.punctuation if c in shapes and looks_right(c, shapes[c])
+                              and inks[c].tobytes() not in drawn)
+    fingerprint = zlib.crc32(b''.join(drawn))
     return Font(family_key(family), path, index, chars, only_case(letters)), None, fingerprint
 
 
@@ -159,17 +161,17 @@ def read_share(letters):
 
 def looks_right(char, description):
     """True for punctuation that resembles the template: some fonts have letters or ornaments in its place."""
-    return float((templates()[:, PRINTABLE.index(char)] @ description).max()) > 0.35
+    return float((templates()[:, PRINTABLE.index(char)] @ description).max()) > 0.3
 
 
 def only_case(letters):
     """'upper' or 'lower' when the letters that differ most between the cases have one shape only, else ''."""
     small = [LETTERS.index(c) for c in 'abdeghnqrt']
     large = [LETTERS.index(c.upper()) for c in 'abdeghnqrt']
-    if np.mean(np.sum(letters[small] * letters[large], 1)) < 0.8:
+    if np.mean(np.sum(letters[small] * letters[large], 1)) < 0.7:
         return ''
-    drawn = templates()[0]
-    return 'upper' if np.sum(letters[small] * (drawn[large] - drawn[small])) > 0 else 'lower'
+    as_large, as_small = (np.sum(templates()[:, index] * letters[small], 2).max(0) for index in (large, small))
+    return 'upper' if np.mean(as_large > as_small) >= 0.5 else 'lower'
 
 
 def choose_fonts(candidates, split='all', run=map):

@@ -35,12 +35,14 @@ def make_label(words, rng):
         label = number(rng)
     elif kind < 0.90:
         label = code(rng)
-    elif kind < 0.93:
+    elif kind < 0.925:
         label = change_case(pick(string.ascii_lowercase, rng.integers(1, 9), rng), rng)
+    elif kind < 0.93:
+        label = pick(PRINTABLE, rng.integers(1, 6), rng)
+    elif kind < 0.945:
+        label = '-'.join(change_case(words[rng.integers(len(words))], rng) for _ in range(2))
     elif kind < 0.96:
-        first, second = (words[rng.integers(len(words))] for _ in range(2))
-        label = change_case(first, rng) + '-' + change_case(second, rng) if rng.random() < 0.5 else (
-            first.capitalize() + second.capitalize())
+        label = ''.join(words[rng.integers(len(words))].capitalize() for _ in range(2))
     else:
         label = address(words[rng.integers(len(words))].lower(), rng)
     return label[:MAX_LENGTH]
@@ -65,7 +67,7 @@ def punctuate(word, rng):
     forms = ('{}!', '{},', '{}.', "{}'s", '{}:', '{}?', '"{}"', '({})', "{}'", '{})', '({}', '-{}', '{}-', '&{}', '{}*',
              '#{}', '@{}', '{}...', '{};', '{}/', '[{}]', '{}+', '{}_', '~{}~', '<{}>', '{}%', '={}', '{}|', '{{{}}}',
              '{}^', '{}\\', '${}', '`{}')
-    weights = np.array([8] * 4 + [4] * 4 + [2] * 10 + [0.5] * (len(forms) - 18))
+    weights = np.array([8] * 4 + [4] * 4 + [2] * 10 + [1] * (len(forms) - 18))
     return forms[rng.choice(len(forms), p=weights / weights.sum())].format(word)
 
 
