@@ -10,7 +10,6 @@ try:
 except ImportError:  # run as a script: this folder is on the path, not the project's
     from word_shapes import bend, letter, project
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 PHOTO_SIZE = 640  # pixels of the longer side that a background photo is reduced to
 
 # Colours of signs as (background, text)
@@ -62,7 +61,7 @@ def paint(layers, rng, photos, plain=False):
     if not plain:
         image = background(image, rng, photos)
     sample = image[::3, ::3].reshape(-1, 3)
-    ground, spread = sample.mean(0), float((sample @ LUMA).std())
+    ground, spread = sample.mean(0), float(luma_of(sample).std())
     text = distinct(text, ground, 70 + spread, rng)
     if alpha.shape[3] > 1 and layers[..., 2].any():
         shade = ground * rng.uniform(0, 0.35)
@@ -106,7 +105,7 @@ def vivid(rng):
 def distinct(colour, other, contrast, rng):
     """The colour, lighter or darker until its luma differs from the other's by `contrast` (as far as 0..255 allows)."""
     colour = np.asarray(colour, np.float32)
-    luma, from_luma = float(colour @ LUMA), float(np.asarray(other, np.float32) @ LUMA)
+    luma, from_luma = float(luma_of(colour)), float(luma_of(np.asarray(other, np.float32)))
     if abs(luma - from_luma) >= contrast:
         return colour
     up = from_luma < 128 if rng.random() < 0.85 or not 80 < from_luma < 175 else luma > from_luma
@@ -206,12 +205,17 @@ def cut(photo, width, height, rng):
                         box=(left, top, min(left + width * zoom, photo.width), min(top + height * zoom, photo.height)))
 
 
+def luma_of(image):
+    """Brightness of RGB in the last axis; not a matrix product, whose threads would compete with the other workers."""
+    return 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
+
+
 def legible(image, layers, least=40):
     """True when the luma of letters and ground differs by at least `least` of 255, and by more than their spread.
 
     Letters are the pixels with most ink, so hairlines that never cover a pixel need the stronger colours.
     """
-    luma, ink = image[::2, ::2] @ LUMA, layers.reshape(*layers.shape[:2], -1)[::2, ::2, 0]
+    luma, ink = luma_of(image[::2, ::2]), layers.reshape(*layers.shape[:2], -1)[::2, ::2, 0]
     letters, others = ink > 0.6 * ink.max(), ink < 20
     if not letters.any() or not others.any():
         return True
