@@ -53,6 +53,8 @@ class Aster(nn.Module):
         """
         return self.decoder(self.encode(images), targets)
 
+    forward = logits  # what DistributedDataParallel calls
+
     @torch.no_grad()
     def decode(self, images, beam_width=1, max_len=100):
         """Read the images, greedily (beam_width 1) or by beam search.

@@ -1,0 +1,54 @@
+"""The order of training samples: set by the seed alone, the same for any number of processes and after a resume."""
+import numpy as np
+
+
+class EpochSampler:
+    """Batches of draws (index, seed) of one epoch for one process; a seed feeds the draw's random degradations.
+
+    lengths: records of each folder. shares: how often each folder is drawn, relative; None draws every record once.
+    epoch_size: draws in an epoch, None for as many as there are records. batch_size is per process: step s of rank r
+    takes the draws from (s * world + r) * batch_size on. Draws that fill no whole step of all processes are left out;
+    where there are fewer than one step needs, they are repeated.
+    """
+
+    def __init__(self, lengths, batch_size, seed, shares=None, epoch_size=None, rank=0, world=1):
+        self.lengths, self.batch_size, self.seed, self.shares = lengths, batch_size, seed, shares
+        self.rank, self.world = rank, world
+        self.step_size = batch_size * world
+        self.epoch_size = max(epoch_size or sum(lengths), self.step_size)
+        self.epoch = self.start = 0
+
+    def set_position(self, epoch, start=0):
+        """Go on in `epoch`, behind the first `start` draws of it (over all processes)."""
+        self.epoch, self.start = epoch, start
+
+    def order(self):
+        """The indices of the whole epoch, as drawn."""
+        random = np.random.default_rng([self.seed, self.epoch])
+        starts = np.cumsum([0, *self.lengths[:-1]])
+
+        def passes(length, count):
+            """`count` draws of range(length): whole shuffled passes, each index once before any comes again."""
+            rounds = [random.permutation(length) for _ in range(-(-count // length))]
+            return np.concatenate(rounds)[:count]
+
+        if self.shares is None:
+            return passes(sum(self.lengths), self.epoch_size)
+        folders = random.choice(len(self.lengths), self.epoch_size, p=np.array(self.shares) / sum(self.shares))
+        order = np.empty(self.epoch_size, dtype=np.int64)
+        for folder, (start, length) in enumerate(zip(starts, self.lengths)):
+            mine = folders == folder
+            if mine.any():
+                order[mine] = start + passes(length, int(mine.sum()))
+        return order
+
+    def __len__(self):
+        """Steps that are left of the epoch."""
+        return self.epoch_size // self.step_size - self.start // self.step_size
+
+    def __iter__(self):
+        order = self.order()
+        seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2 ** 63, size=len(order))
+        for step in range(len(self)):
+            first = self.start + step * self.step_size + self.rank * self.batch_size
+            yield [(int(order[i]), int(seeds[i])) for i in range(first, first + self.batch_size)]

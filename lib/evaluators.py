@@ -1,0 +1,94 @@
+"""Testing: every word enlarged by every method and read; all tables come from the list of readings."""
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from lib.distributed import gather, rank
+from lib.imaging import quantize, recognizer_input, resize
+from lib.metrics import psnr, ssim
+from lib.vocabulary import normalize
+
+ORIGINAL = 'original'  # in the place of a low-resolution size: the picture as it is
+
+
+class Reading(NamedTuple):
+    """One word read once. lr_size: 'WxH', 'original' or 'below WxH'; psnr and ssim None where there is no reference."""
+
+    set: str
+    lr_size: str
+    index: int
+    label: str
+    method: str
+    string: str
+    score: float
+    psnr: float = None
+    ssim: float = None
+
+    @property
+    def correct(self):
+        return normalize(self.string) == normalize(self.label)
+
+
+def size_name(size):
+    """(height, width) as people write it."""
+    return f'{size[1]}x{size[0]}'
+
+
+def bicubic_enlarger(scale):
+    """Bicubic enlargement as a method of the evaluation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
+    return lambda images: resize(images, (images.shape[2] * scale, images.shape[3] * scale))
+
+
+def read_words(recognizer, vocabulary, images, beam_width=1):
+    """Recognizer input (N, 3, 64, 256) -> N pairs of the string read and its summed log probability."""
+    ids, scores = recognizer.decode(images, beam_width)
+    return [(vocabulary.decode(row), score) for row, score in zip(ids.tolist(), scores.tolist())]
+
+
+@torch.no_grad()
+def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=None, with_hr=False, beam_width=1):
+    """Read every word of the loader (`TestSamples`) as it is and enlarged by each method.
+
+    enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the
+    high-resolution pair, as method 'hr'. below = (height, width): the second protocol too, in which only pictures
+    smaller than that are enlarged, from their own pixels. Returns (readings, errors) of all processes, in the order of
+    the set; an error names a record that could not be read.
+    """
+    readings, errors = [], []
+    for batch in tqdm(loader, desc=f'test {set_name}', leave=False, disable=rank() != 0, dynamic_ncols=True):
+        errors += batch['errors']
+        if 'index' not in batch:
+            continue
+        words = list(zip(batch['index'], batch['label']))
+
+        def note(lr_size, method, strings, psnrs=None, ssims=None, words=words):
+            blank = [None] * len(words)
+            for (index, label), (string, score), p, s in zip(words, strings, psnrs or blank, ssims or blank):
+                readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s))
+
+        as_they_are = read_words(recognizer, vocabulary, batch['original'].to(device, non_blocking=True), beam_width)
+        note(ORIGINAL, 'none', as_they_are)
+        for size, (hr, lr) in batch['pairs'].items():
+            hr, lr = hr.to(device, non_blocking=True), lr.to(device, non_blocking=True)
+            for method, enlarge in enlargers.items():
+                sr = quantize(enlarge(lr).float())
+                strings = read_words(recognizer, vocabulary, recognizer_input(sr), beam_width)
+                note(size_name(size), method, strings, psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
+            if with_hr:
+                note(size_name(size), 'hr', read_words(recognizer, vocabulary, recognizer_input(hr), beam_width))
+        if below:
+            for method, enlarge in enlargers.items():
+                strings = list(as_they_are)
+                small = [i for i, image in enumerate(batch['small']) if image is not None]
+                if small:
+                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i][None].to(device)).float()))
+                                        for i in small])
+                    for i, string in zip(small, read_words(recognizer, vocabulary, inputs, beam_width)):
+                        strings[i] = string
+                note(f'below {size_name(below)}', method, strings)
+    order = {}  # methods and sizes in the order in which they were asked for
+    for reading in readings:
+        order.setdefault((reading.lr_size, reading.method), len(order))
+    readings = sorted(gather(readings), key=lambda r: (order.get((r.lr_size, r.method), 0), r.index))
+    return readings, sorted(gather(errors))

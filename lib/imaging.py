@@ -1,0 +1,118 @@
+"""Reading, writing, resizing and degrading images: every script takes its pixels from here.
+
+Inside the project an image is float32 RGB, (N, 3, H, W) or (3, H, W), in [0, 1]; PIL images and uint8 arrays exist
+only where files are read and written.
+"""
+import io
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
+
+
+def to_rgb(image):
+    """Any PIL image as 8-bit RGB: upright by its EXIF, alpha laid on white, 16 bits scaled to 8, CMYK converted."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I') or image.mode == 'F':
+        values = np.asarray(image, dtype=np.float64)
+        full = 1.0 if image.mode == 'F' and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
+    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+    return image.convert('RGB')
+
+
+def read_image(source):
+    """The image in a file, a path or encoded bytes as 8-bit RGB PIL; ValueError where it cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return to_rgb(image)
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        # Pillow answers damage of different kinds with different exceptions; a caller handles one
+        raise ValueError(f'unreadable image: {error}') from error
+
+
+def to_tensor(image):
+    """8-bit RGB PIL image -> float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)  # HWC -> CHW
+
+
+def to_uint8(image):
+    """Float (3, H, W), clamped to [0, 1] -> uint8 (H, W, 3) numpy array: the one way out to files and pictures."""
+    return image.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()  # CHW -> HWC
+
+
+def to_pil(image):
+    """Float (3, H, W) in [0, 1] -> 8-bit RGB PIL image."""
+    return Image.fromarray(to_uint8(image))
+
+
+def quantize(images):
+    """Round to what 8 bits hold, clamped to [0, 1]: what a saved image would be."""
+    return images.clamp(0, 1).mul(255).round().div(255)
+
+
+def resize(images, size):
+    """Bicubic with antialiasing, as Pillow's, to size = (height, width); (N, 3, H, W) in [0, 1] in and out."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, size, mode='bicubic', antialias=True).clamp(0, 1)
+
+
+def recognizer_input(images, size=RECOGNIZER_SIZE):
+    """Images (N, 3, H, W) of any size in [0, 1], clamped to it -> ASTER's input (N, 3, 64, 256) in [-1, 1].
+
+    Bilinear with antialiasing, what Pillow's bilinear resize is. Gradients pass through.
+    """
+    images = images.clamp(0, 1)
+    if tuple(images.shape[-2:]) != tuple(size):
+        images = F.interpolate(images, size, mode='bilinear', antialias=True)
+    return images * 2 - 1
+
+
+def gaussian_blur(images, sigma):
+    """Blur (N, 3, H, W) with a Gaussian of `sigma` pixels; borders reflect."""
+    reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)
+    if reach < 1:
+        return images
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+    images = F.pad(images, (reach,) * 4, mode='reflect')
+    return F.conv2d(F.conv2d(images, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def jpeg(images, quality):
+    """Images (N, 3, H, W) in [0, 1] after JPEG compression at `quality` (1 to 95)."""
+    coded = []
+    for image in images:
+        buffer = io.BytesIO()
+        to_pil(image).save(buffer, 'JPEG', quality=int(quality))
+        coded.append(to_tensor(Image.open(buffer).convert('RGB')))
+    return torch.stack(coded).to(images.device)
+
+
+def degrade(images_hr, ds_scale, degradation='bicubic', generator=None):
+    """Make low-resolution images from high-resolution ones, for training, testing and conversion alike.
+
+    images_hr (N, 3, H, W) in [0, 1], H and W divisible by ds_scale -> (N, 3, H / ds_scale, W / ds_scale), 8-bit values.
+    degradation 'bicubic': antialiased bicubic reduction. 'real': before it a Gaussian blur of 0 to 0.6 x ds_scale
+    pixels, after it noise of standard deviation 0 to 0.03 and JPEG of quality 50 to 95, drawn from `generator`, one
+    draw for the whole batch.
+    """
+    height, width = images_hr.shape[-2:]
+    if height % ds_scale or width % ds_scale:
+        raise ValueError(f'an image of {width}x{height} cannot be reduced {ds_scale} times: not divisible')
+    size = (height // ds_scale, width // ds_scale)
+    if degradation == 'bicubic':
+        return quantize(resize(images_hr, size))
+    if degradation != 'real':
+        raise ValueError(f'degradation {degradation!r}: choose bicubic or real')
+    blur, noise, quality = torch.rand(3, generator=generator).tolist()
+    images = resize(gaussian_blur(images_hr, 0.6 * ds_scale * blur), size)
+    grain = torch.randn(images.shape, generator=generator).to(images.device)
+    return jpeg(images + 0.03 * noise * grain, 50 + 45 * quality)

@@ -1,0 +1,49 @@
+"""Figures of merit of images, each per image and on what would be saved (8 bit)."""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from lib.imaging import quantize
+
+
+def psnr(sr, hr):
+    """Peak signal-to-noise ratio in dB of each image over its three channels: (N, 3, H, W) in [0, 1] twice -> (N,).
+
+    Equal images give infinity. The mean over a set is the mean of these, not the PSNR of a mean error.
+    """
+    error = (quantize(sr.float()) - quantize(hr.float())).square().flatten(1).mean(1)
+    return -10 * torch.log10(error)
+
+
+def ssim(sr, hr):
+    """Structural similarity of each image's luma, (N, 3, H, W) in [0, 1] twice -> (N,) in [-1, 1].
+
+    Wang et al. 2004: Gaussian window 11x11 of sigma 1.5, K1 = 0.01, K2 = 0.03, windows inside the image only. An image
+    lower or narrower than 11 pixels is seen through a window cut to its size.
+    """
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=sr.device).view(1, 3, 1, 1)
+    x, y = ((quantize(images.double()) * luma).sum(1, keepdim=True) for images in (sr, hr))
+
+    def window(size):
+        offsets = torch.arange(size, dtype=torch.float64, device=sr.device) - (size - 1) / 2
+        weights = torch.exp(-offsets ** 2 / (2 * 1.5 ** 2))
+        return weights / weights.sum()
+
+    down = window(min(11, sr.shape[2])).view(1, 1, -1, 1)
+    along = window(min(11, sr.shape[3])).view(1, 1, 1, -1)
+
+    def mean(images):
+        return F.conv2d(F.conv2d(images, down), along)
+
+    mean_x, mean_y = mean(x), mean(y)
+    var_x, var_y, cov = mean(x * x) - mean_x ** 2, mean(y * y) - mean_y ** 2, mean(x * y) - mean_x * mean_y
+    c1, c2 = 0.01 ** 2, 0.03 ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2))
+    return similarity.flatten(1).mean(1).float()
+
+
+def finite_mean(values):
+    """Mean of the finite ones among `values`, NaN where there is none (identical images have an infinite PSNR)."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

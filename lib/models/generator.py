@@ -1,0 +1,56 @@
+"""SRGAN's generator, SRResNet (Ledig et al., CVPR 2017, section 2.1.1 and figure 4)."""
+import math
+
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, maps):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps), nn.PReLU(),
+            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps),
+        )
+
+    def forward(self, features):
+        return features + self.body(features)
+
+
+class Generator(nn.Module):
+    """Enlarges `scale` (2 or 4) times: (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped. Any h and w."""
+
+    def __init__(self, scale=4, blocks=16, maps=64):
+        super().__init__()
+        if scale not in (2, 4):
+            raise ValueError(f'scale {scale}: this generator enlarges 2 or 4 times')
+        self.scale, self.blocks, self.maps = scale, blocks, maps
+        self.head = nn.Sequential(nn.Conv2d(3, maps, 9, padding=4), nn.PReLU())
+        self.body = nn.Sequential(
+            *(ResidualBlock(maps) for _ in range(blocks)),
+            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps),
+        )
+        self.upsample = nn.Sequential(*(
+            nn.Sequential(nn.Conv2d(maps, 4 * maps, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
+            for _ in range(int(math.log2(scale)))
+        ))
+        self.tail = nn.Conv2d(maps, 3, 9, padding=4)
+
+    def forward(self, images_lr):
+        features = self.head(images_lr)
+        return self.tail(self.upsample(features + self.body(features)))
+
+
+def generator_from_state_dict(state_dict):
+    """Build the generator a state dict belongs to (scale, blocks and maps follow from it) and load it strictly.
+
+    Half precision becomes float32, a `module.` prefix is dropped. ValueError, in one line, where it does not fit.
+    """
+    tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    try:
+        stages = {name.split('.')[1] for name in tensors if name.startswith('upsample.')}
+        blocks = {name.split('.')[1] for name in tensors if name.startswith('body.') and '.body.' in name}
+        model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1])
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f'not the state dict of a generator: {str(error).splitlines()[0]}') from error
+    return model

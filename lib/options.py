@@ -1,0 +1,149 @@
+"""The flags of main.py, and the checks that need nothing but the flags."""
+import argparse
+from pathlib import Path
+
+from lib.vocabulary import VOCABULARIES
+
+ASTER_PATH = 'weights/aster_half.pth'
+GENERATOR_PATHS = {'srgan': 'weights/srgan.pth', 'textsr': 'weights/textsr.pth'}
+# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss as Scene Text Telescope weighs its
+# recognition loss against an MSE on [0, 1].
+LOSS_WEIGHTS = {
+    'srresnet': {'content': 1.0},
+    'srgan': {'content': 1.0, 'adversarial': 1e-3},
+    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4},
+    'aster': {},
+}
+LEARNING_RATES = {'aster': 3e-4}
+TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        description='Train and test TextSR: super-resolution of word images guided by a text recognizer. Without '
+                    'flags: renders a small word set, trains on it for minutes, tests.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    data = parser.add_argument_group('data')
+    data.add_argument('--train_data_dir', nargs='+', help='LMDB folders to train on; none: a small set is rendered')
+    data.add_argument('--train_shares', nargs='+', type=float,
+                      help='how often each training folder is drawn from, relative; none: by its number of words')
+    data.add_argument('--val_data_dir', nargs='+', help='LMDB folders to validate on after each epoch')
+    data.add_argument('--test_data_dir', nargs='+', help='LMDB folders to test on: PATH or NAME=PATH; NAME= prints a -')
+    data.add_argument('--width', type=int, default=128, help='width of a high-resolution image, pixels')
+    data.add_argument('--height', type=int, default=32, help='height of a high-resolution image, pixels')
+    data.add_argument('--ds_scale', type=int, default=4, help='how many times smaller the low-resolution image is: 2, 4')
+    data.add_argument('--degradation', choices=['bicubic', 'real'], default='bicubic',
+                      help='how low resolution is made: bicubic reduction, or with blur, noise and JPEG')
+    data.add_argument('--max_len', type=int, default=100, help='leave out training words with more characters')
+    data.add_argument('--epoch_size', type=int, default=0, help='words in an epoch; 0: as many as there are')
+    data.add_argument('--batch_size', type=int, default=16, help='words in a batch, of each process')
+    data.add_argument('-j', '--workers', type=int, default=2, help='data workers, of each process')
+    data.add_argument('--augmentation', type=float, default=0.5,
+                      help='--arch aster: strength of the random damage to training images, 0 to 1')
+    data.add_argument('--read_reduced', action='store_true',
+                      help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
+
+    model = parser.add_argument_group('models')
+    model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
+                       help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: the recognizer')
+    model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
+    model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
+    model.add_argument('--generator_path', help='generator to start from, or to test')
+    model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
+    model.add_argument('--voc_type', choices=list(VOCABULARIES), help='vocabulary; none: that of the recognizer')
+    model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
+
+    losses = parser.add_argument_group('losses (a weight that is not given is that of --arch)')
+    for term in TERMS:
+        losses.add_argument(f'--{term}_weight', type=float, help=f'weight of the {term} loss; 0: not computed')
+
+    optimization = parser.add_argument_group('optimization')
+    optimization.add_argument('--epochs', type=int, default=10, help='epochs to train')
+    optimization.add_argument('--max_steps', type=int, default=0, help='stop after this many steps; 0: after --epochs')
+    optimization.add_argument('--lr', type=float, help='learning rate; none: 1e-4, with --arch aster 3e-4')
+    optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
+    optimization.add_argument('--warmup', type=int, default=100, help='steps of rising learning rate, then a cosine')
+    optimization.add_argument('--grad_clip', type=float, default=0.0, help='largest norm of a gradient; 0: no limit')
+    optimization.add_argument('--amp', choices=['off', 'bf16', 'fp16'], default='off', help='mixed precision')
+    optimization.add_argument('--compile', action='store_true', help='torch.compile generator and discriminator')
+    optimization.add_argument('--sync_bn', action='store_true', help='batch statistics over all processes')
+    optimization.add_argument('--deterministic', action='store_true', help='CUDA: only deterministic kernels')
+    optimization.add_argument('--seed', type=int, default=1, help='seed of weights, data order and degradations')
+    optimization.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
+
+    run = parser.add_argument_group('run')
+    run.add_argument('--logs_dir', default='./logs', help='folder of checkpoints, log.txt, TensorBoard and tables')
+    run.add_argument('--resume', nargs='?', const='auto', help='go on from this checkpoint; no value: last.pth of --logs_dir')
+    run.add_argument('--save_every', type=int, default=500, help='steps between checkpoints, beside one each epoch')
+
+    test = parser.add_argument_group('test')
+    test.add_argument('--test', action='store_true', help='test only')
+    test.add_argument('--methods', nargs='+', help='bicubic, srgan, textsr, and names given as NAME=GENERATOR.pth; '
+                      'none: bicubic and those whose weights are there')
+    test.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='generator of the method srgan')
+    test.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='generator of the method textsr')
+    test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce test words to; none: width x height / ds_scale')
+    test.add_argument('--single_test', action='store_true',
+                      help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
+    test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
+    test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
+    test.add_argument('--beam_width', type=int, default=1, help='beams of the reading; 1: greedy')
+    test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')
+    return parser
+
+
+def parse_args(argv=None):
+    """The checked flags; exits with status 2 and one line on what is wrong."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+
+    def require(condition, message):
+        if not condition:
+            parser.error(message)
+
+    for name in ('width', 'height', 'blocks', 'maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs', 'save_every',
+                 'blur_w', 'blur_h', 'beam_width'):
+        require(getattr(args, name) > 0, f'--{name} {getattr(args, name)}: must be above zero')
+    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'aster_lr', 'seed',
+                 *(f'{term}_weight' for term in TERMS)):
+        value = getattr(args, name)
+        require(value is None or value >= 0, f'--{name} {value}: must not be negative')
+    require(args.lr is None or args.lr > 0, f'--lr {args.lr}: must be above zero')
+    require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
+    require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
+    for name in ('width', 'height'):
+        require(getattr(args, name) % args.ds_scale == 0,
+                f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
+    require(not args.train_shares or len(args.train_shares) == len(args.train_data_dir or ()),
+            '--train_shares: one number for each folder of --train_data_dir')
+    require(not args.train_shares or (min(args.train_shares) >= 0 and sum(args.train_shares) > 0),
+            '--train_shares: numbers from zero up, not all zero')
+    require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
+    require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
+            '--arch aster trains the recognizer alone: --finetune_aster and --generator_path do not go with it')
+    require(args.aster_path != 'none' or args.arch == 'aster', '--aster_path none: only with --arch aster')
+
+    args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [
+        (args.height // args.ds_scale, args.width // args.ds_scale)]
+    args.lr = args.lr or LEARNING_RATES.get(args.arch, 1e-4)
+    args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
+    args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
+                         if getattr(args, f'{term}_weight') is not None})
+    require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
+    args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
+    return args
+
+
+def parse_size(text, parser):
+    """'WxH' -> (height, width)."""
+    width, _, height = text.lower().partition('x')
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        parser.error(f'--lr_sizes {text}: give sizes as WIDTHxHEIGHT, for example 32x8')
+    return int(height), int(width)
+
+
+def parse_set(entry):
+    """'NAME=PATH', 'NAME=' or 'PATH' -> (name, path or None)."""
+    name, equals, path = entry.partition('=')
+    return (name, path or None) if equals else (Path(entry).name, entry)

@@ -1,0 +1,86 @@
+"""Readings made into tables: figures by set, size and method, as markdown, JSON and TSV."""
+import json
+import math
+from pathlib import Path
+
+from lib.checkpoint import written_beside
+from lib.metrics import finite_mean
+
+COMBINED = 'combined'
+
+
+def summarize(readings):
+    """One dict a set, LR size and method: words, accuracy in %, mean psnr in dB and ssim (None without a reference).
+
+    With several sets, rows 'combined' pool the words of all, so that a set counts by its size.
+    """
+    groups = {}
+    several = len({reading.set for reading in readings}) > 1
+    for reading in readings:
+        groups.setdefault((reading.set, reading.lr_size, reading.method), []).append(reading)
+    if several:
+        for reading in readings:
+            groups.setdefault((COMBINED, reading.lr_size, reading.method), []).append(reading)
+    rows = []
+    for (name, lr_size, method), members in groups.items():
+        referenced = [member for member in members if member.psnr is not None]
+        rows.append({
+            'set': name, 'lr_size': lr_size, 'method': method, 'words': len(members),
+            'accuracy': 100 * sum(member.correct for member in members) / len(members),
+            'psnr': finite_mean(member.psnr for member in referenced) if referenced else None,
+            'ssim': sum(member.ssim for member in referenced) / len(referenced) if referenced else None,
+        })
+    return rows
+
+
+def markdown(rows, sets=None, title=None):
+    """Markdown tables of `summarize`d rows: word accuracy, then PSNR and SSIM where there are any.
+
+    sets: names in the order of the table; one without rows is printed as '-'.
+    """
+    names = list(sets) if sets else list(dict.fromkeys(row['set'] for row in rows if row['set'] != COMBINED))
+    if any(row['set'] == COMBINED for row in rows):
+        names.append(COMBINED)
+    cells = {(row['set'], row['method'], row['lr_size']): row for row in rows}
+    sizes = list(dict.fromkeys(row['lr_size'] for row in rows))
+    methods = list(dict.fromkeys(row['method'] for row in rows))
+
+    def table(heading, columns, rendered):
+        lines = [heading, '', '| ' + ' | '.join(['set', 'words', 'method', *columns]) + ' |',
+                 '|---|--:|---|' + '--:|' * len(columns)]
+        for name in names:
+            words = next((str(row['words']) for row in rows if row['set'] == name), '-')
+            for method in methods:
+                values = [rendered(cells.get((name, method, size))) for size in columns]
+                if words == '-' or any(value != '-' for value in values):
+                    lines.append('| ' + ' | '.join([name, words, method, *values]) + ' |')
+                if words == '-':
+                    break
+        return '\n'.join(lines)
+
+    tables = [table(title or 'Word accuracy (%), by size of the low-resolution image', sizes,
+                    lambda row: f'{row["accuracy"]:.1f}' if row else '-')]
+    measured = list(dict.fromkeys(row['lr_size'] for row in rows if row['psnr'] is not None))
+    if measured:
+        tables.append(table('PSNR (dB) / SSIM against the high-resolution image', measured,
+                            lambda row: f'{row["psnr"]:.2f} / {row["ssim"]:.4f}'
+                            if row and row['psnr'] is not None else '-'))
+    return '\n\n'.join(tables)
+
+
+def save_tables(folder, rows, readings, text):
+    """Write results.md, results.json and predictions.tsv into a folder, each beside and renamed."""
+    def plain(value):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    def field(value):
+        return f'{value:.4f}' if isinstance(value, float) else ' '.join(str(value).split())
+
+    columns = ('set', 'lr_size', 'index', 'label', 'method', 'string', 'score')
+    lines = ['\t'.join(columns)] + ['\t'.join(field(getattr(r, c)) for c in columns) for r in readings]
+    cells = [{key: plain(value) for key, value in row.items()} for row in rows]
+    contents = {'results.md': text + '\n', 'results.json': json.dumps(cells, indent=1) + '\n',
+                'predictions.tsv': '\n'.join(lines) + '\n'}
+    for name, content in contents.items():
+        with written_beside(Path(folder) / name) as partial:
+            partial.write_text(content, encoding='utf-8')

@@ -1,0 +1,206 @@
+"""One step of training, for the two kinds of run: super-resolution (with its losses) and the recognizer alone."""
+import math
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lib.distributed import unwrap
+from lib.losses.adversarial import discriminator_loss, generator_loss
+from lib.losses.content import content_loss
+from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.total_variation import total_variation_loss
+
+AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss that became NaN or infinite; its text names the term."""
+
+
+def cosine_schedule(total_steps, warmup):
+    """Factor of the learning rate at a step: linear from 0 over `warmup` steps, then half a cosine down to 0.01."""
+    def factor(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+    return factor
+
+
+class Update:
+    """An optimizer with its schedule, its gradient clip and its loss scaler: `Update.step(loss)` moves the parameters.
+
+    grad_clip: largest norm of the gradient of all the parameters, 0 for no limit. `skipped` counts the steps that the
+    scaler left out because half precision overflowed.
+    """
+
+    def __init__(self, optimizer, schedule, grad_clip=0.0, scaler=None):
+        self.optimizer, self.grad_clip, self.scaler = optimizer, grad_clip, scaler
+        self.scheduler = LambdaLR(optimizer, schedule)
+        self.skipped = 0
+
+    def step(self, loss):
+        """Go one step down; returns the norm of the gradient before it was clipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        scaler = self.scaler
+        (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            scaler.unscale_(self.optimizer)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_clip or math.inf))
+        if scaler:
+            self.skipped += not math.isfinite(norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+        elif math.isfinite(norm):
+            self.optimizer.step()
+        else:
+            raise NonFiniteLoss('the gradient is not finite; try a lower --lr or --grad_clip 1')
+        self.scheduler.step()
+        return norm
+
+    def state_dict(self):
+        return {'optimizer': self.optimizer.state_dict(), 'scheduler': self.scheduler.state_dict(),
+                'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': self.skipped}
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.scheduler.load_state_dict(state['scheduler'])
+        self.skipped = state['skipped']
+        if self.scaler and state['scaler']:
+            self.scaler.load_state_dict(state['scaler'])
+
+
+class Trainer:
+    """What both kinds share: networks and updates by name, and their state."""
+
+    def __init__(self, networks, updates, device, amp='off'):
+        self.networks, self.updates, self.device, self.amp = networks, updates, device, amp
+
+    def autocast(self):
+        return torch.autocast(self.device.type, AMP_DTYPES[self.amp], enabled=self.amp != 'off')
+
+    def state_dict(self):
+        """Weights of the networks by name (as a checkpoint has them) and the updates under 'updates'."""
+        return {**{name: unwrap(network).state_dict() for name, network in self.networks.items()},
+                'updates': {name: update.state_dict() for name, update in self.updates.items()}}
+
+    def load_state_dict(self, state):
+        """ValueError where the state is of another kind of run or of networks of another size."""
+        missing = [name for name in (*self.networks, 'updates') if name not in state]
+        if missing or set(state['updates']) != set(self.updates):
+            raise ValueError(f'of another kind of run: it trains {", ".join(state.get("updates", {})) or "nothing"}, '
+                             f'this run {", ".join(self.updates)}')
+        for name, network in self.networks.items():
+            try:
+                unwrap(network).load_state_dict(state[name])
+            except RuntimeError as error:
+                raise ValueError(f'its {name} does not fit: {str(error).splitlines()[1].strip()}') from error
+        for name, update in self.updates.items():
+            update.load_state_dict(state['updates'][name])
+
+
+class SuperResolutionTrainer(Trainer):
+    """Trains the generator with every loss that has a weight, and the discriminator where the adversarial one has.
+
+    weights: {term: weight} of content, adversarial, tpl, vgg, tv; terms of weight 0 are not computed. networks holds
+    'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); updates 'generator'
+    and 'discriminator'. judge: the recognizer of the Text Perceptual Loss.
+    """
+
+    def __init__(self, networks, updates, device, weights, judge=None, vocabulary=None, vgg=None, amp='off'):
+        super().__init__(networks, updates, device, amp)
+        self.weights = {term: weight for term, weight in weights.items() if weight > 0}
+        self.judge, self.vocabulary, self.vgg = judge, vocabulary, vgg
+        self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
+
+    def step(self, batch):
+        """One step on hr (N, 3, H, W), lr (N, 3, h, w), label; returns {name: number}, each term raw and weighted."""
+        hr = batch['hr'].to(self.device, non_blocking=True)
+        lr = batch['lr'].to(self.device, non_blocking=True)
+        self.generator.train()
+        with self.autocast():
+            sr = self.generator(lr)
+        sr = sr.float()
+        with _without_gradient(self.discriminator):
+            terms = self.losses(sr, hr, batch['label'])
+            total = weighted_total(terms, self.weights)
+            numbers = {'total': float(total), 'gradient': self.updates['generator'].step(total)}
+        for term, value in terms.items():
+            numbers[term] = float(value)
+            numbers[f'weighted/{term}'] = float(value) * self.weights[term]
+        if self.discriminator is not None:
+            numbers['discriminator'] = self.step_discriminator(sr.detach(), hr)
+        return numbers
+
+    def losses(self, sr, hr, labels):
+        """Every term that has a weight, raw, by name."""
+        terms = {}
+        if 'content' in self.weights:
+            terms['content'] = content_loss(sr, hr)
+        if 'adversarial' in self.weights:
+            with self.autocast():
+                fake = unwrap(self.discriminator)(sr)
+            terms['adversarial'] = generator_loss(fake.float())
+        if 'tpl' in self.weights:
+            terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels)
+        if 'vgg' in self.weights:
+            with self.autocast():
+                terms['vgg'] = self.vgg(sr, hr).float()
+        if 'tv' in self.weights:
+            terms['tv'] = total_variation_loss(sr)
+        return terms
+
+    def step_discriminator(self, fake, real):
+        """One step of the discriminator on generated and real images; returns its loss."""
+        self.discriminator.train()
+        with self.autocast():
+            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
+        loss = discriminator_loss(real_logits.float(), fake_logits.float())
+        weighted_total({'discriminator': loss}, {'discriminator': 1})
+        self.updates['discriminator'].step(loss)
+        return float(loss)
+
+
+class RecognizerTrainer(Trainer):
+    """Trains the recognizer with teacher forcing. networks and updates hold 'recognizer'."""
+
+    def __init__(self, networks, updates, device, vocabulary, amp='off'):
+        super().__init__(networks, updates, device, amp)
+        self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
+
+    def step(self, batch):
+        """One step on images (N, 3, 64, 256) in [-1, 1] and label; returns {name: number}."""
+        images = batch['images'].to(self.device, non_blocking=True)
+        targets = encode_labels(batch['label'], self.vocabulary, self.device)
+        self.recognizer.train()
+        with self.autocast():
+            logits = self.recognizer(images, targets)
+        loss = sequence_cross_entropy(logits, targets, self.vocabulary.padding)
+        total = weighted_total({'recognition': loss}, {'recognition': 1})
+        return {'total': float(total), 'gradient': self.updates['recognizer'].step(total)}
+
+
+def weighted_total(terms, weights):
+    """Sum of the terms by their weights; NonFiniteLoss that names the first term that is not finite."""
+    total = sum(weights[name] * value for name, value in terms.items())
+    if not math.isfinite(float(total)):
+        name = next((name for name, value in terms.items() if not math.isfinite(float(value))), 'total')
+        raise NonFiniteLoss(f'the {name} loss is {float(terms.get(name, total))}; the last checkpoint is kept. '
+                            'Try a lower --lr or --grad_clip 1')
+    return total
+
+
+@contextmanager
+def _without_gradient(network):
+    """Let gradients through a network (or None) without computing those of its parameters."""
+    if network is None:
+        yield
+        return
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,0 +1,351 @@
+"""Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lib import distributed
+from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.sampler import EpochSampler
+from lib.datasets.samples import PairSamples, ReadingSamples, TestSamples, collate
+from lib.evaluators import bicubic_enlarger, evaluate
+from lib.interruption import Interruption, leave_signals_to_parent
+from lib.logs import RunLog
+from lib.losses.vgg import VGGLoss
+from lib.models.aster import Aster
+from lib.models.discriminator import Discriminator
+from lib.models.generator import Generator
+from lib.options import GENERATOR_PATHS, parse_args
+from lib.tables import markdown, save_tables, summarize
+from lib.trainers import NonFiniteLoss, RecognizerTrainer, SuperResolutionTrainer, Update, cosine_schedule
+from lib.vocabulary import Vocabulary, vocabulary_of
+
+DEMO_WORDS = {'./dataset/demo_train': (3000, 1), './dataset/demo_val': (200, 2)}  # folder: (words, seed)
+DEMO_FLAGS = {'blocks': 5, 'maps': 64, 'epochs': 2, 'lr': 1e-3, 'batch_size': 16}
+
+
+def main(argv=None):
+    """Run; returns the exit status: 0, 1 where nothing came out, 2 for bad input, 130 or 143 after a signal."""
+    args = parse_args(argv)
+    try:
+        device = distributed.setup(pick_device(args.device))
+        seed_everything(args.seed, args.deterministic)
+        if not args.test and not args.train_data_dir:
+            use_rendered_words(args)
+        recognizer, vocabulary = build_recognizer(args, device)
+        if args.test:
+            return test(args, build_methods(args, device), recognizer, vocabulary, device)
+        status, methods = train(args, recognizer, vocabulary, device)
+        if status == 0 and args.test_sets:
+            status = test(args, methods, recognizer, vocabulary, device)
+        return status
+    except NonFiniteLoss as error:
+        print(f'main.py: {error}', file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f'main.py: {error}', file=sys.stderr)
+        return 2
+    finally:
+        distributed.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+def pick_device(name):
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def seed_everything(seed, deterministic):
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = not deterministic  # sizes are fixed in training
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def use_rendered_words(args):
+    """Without training data: render a small set under ./dataset and make the run a short one."""
+    for folder, (count, seed) in DEMO_WORDS.items():
+        if distributed.rank() == 0 and not Path(folder, 'data.mdb').exists():
+            print(f'no --train_data_dir: rendering {count} words into {folder}', flush=True)
+            command = [sys.executable, 'utils/render_words.py', '--out', folder, '--count', str(count), '--seed', str(seed)]
+            if subprocess.run(command, cwd=Path(__file__).resolve().parent).returncode:
+                raise OSError(f'{folder}: utils/render_words.py could not render it')
+    distributed.gather([])  # all wait for the words
+    args.train_data_dir, args.val_data_dir = [list(DEMO_WORDS)[0]], args.val_data_dir or [list(DEMO_WORDS)[1]]
+    args.test_sets = args.test_sets or [('demo_val', list(DEMO_WORDS)[1])]
+    given = {word.split('=')[0].lstrip('-') for word in sys.argv[1:]}
+    for name, value in DEMO_FLAGS.items():
+        if name not in given:
+            setattr(args, name, value)
+
+
+def build_recognizer(args, device):
+    """The recognizer, frozen but for --arch aster and --finetune_aster, and its vocabulary."""
+    if args.aster_path == 'none':
+        vocabulary = Vocabulary(args.voc_type or 'ALLCASES_SYMBOLS')
+        return Aster(len(vocabulary)).to(device), vocabulary
+    recognizer = load_aster(args.aster_path)
+    vocabulary = vocabulary_of(recognizer.num_classes)
+    if args.voc_type not in (None, vocabulary.voc_type):
+        raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}')
+    if args.arch != 'aster' or args.test:
+        recognizer.freeze()
+        # trained along, it keeps its batch norm statistics: super-resolved batches would shift them
+        recognizer.requires_grad_(args.finetune_aster and not args.test)
+    return recognizer.to(device), vocabulary
+
+
+def enlarger(generator, device):
+    """A generator as a method of the evaluation."""
+    generator = generator.to(device, memory_format=torch.channels_last).eval()
+    return lambda images: generator(images.contiguous(memory_format=torch.channels_last))
+
+
+def build_methods(args, device):
+    """{name: function that enlarges} of --methods; by default bicubic and the generators that are there."""
+    paths = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
+    if args.generator_path:
+        paths = {**paths, args.arch: args.generator_path}
+    names = args.methods or ['bicubic', *(name for name, path in paths.items() if Path(path).exists())]
+    methods = {}
+    for entry in names:
+        name, _, path = entry.partition('=')
+        path = path or paths.get(name)
+        if name == 'bicubic':
+            methods[name] = bicubic_enlarger(args.ds_scale)
+        elif path is None:
+            raise ValueError(f'--methods {name}: give bicubic, {", ".join(GENERATOR_PATHS)} or {name}=GENERATOR.pth')
+        else:
+            generator = load_generator(path)
+            if generator.scale != args.ds_scale:
+                raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
+            methods[name] = enlarger(generator, device)
+    return methods
+
+
+def build_generator(args):
+    """A new generator, or that of --generator_path."""
+    if not args.generator_path:
+        return Generator(args.ds_scale, args.blocks, args.maps)
+    generator = load_generator(args.generator_path)
+    if generator.scale != args.ds_scale:
+        raise ValueError(f'--generator_path {args.generator_path}: enlarges {generator.scale} times; --ds_scale is '
+                         f'{args.ds_scale}')
+    return generator
+
+
+def build_trainer(args, recognizer, vocabulary, device, total_steps):
+    """The trainer of --arch with its networks on the device, wrapped for several processes."""
+    schedule = cosine_schedule(total_steps, args.warmup)
+
+    def prepare(network):
+        network = network.to(device, memory_format=torch.channels_last)
+        return distributed.wrap(torch.compile(network) if args.compile else network, device, args.sync_bn)
+
+    def update(groups, **adam):
+        scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
+        return Update(torch.optim.Adam(groups, args.lr, **adam), schedule, args.grad_clip, scaler)
+
+    if args.arch == 'aster':
+        recognizer = distributed.wrap(recognizer, device, args.sync_bn)
+        updates = {'recognizer': update(recognizer.parameters())}
+        return RecognizerTrainer({'recognizer': recognizer}, updates, device, vocabulary, args.amp)
+
+    networks = {'generator': prepare(build_generator(args))}
+    groups = [{'params': list(networks['generator'].parameters())}]
+    if args.finetune_aster:
+        recognizer = networks['recognizer'] = distributed.wrap(recognizer, device)
+        groups.append({'params': list(recognizer.parameters()), 'lr': args.aster_lr})
+    updates = {'generator': update(groups)}
+    if args.weights['adversarial'] > 0:
+        networks['discriminator'] = prepare(Discriminator())
+        updates['discriminator'] = update(networks['discriminator'].parameters())
+    vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
+    return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp)
+
+
+# ---------------------------------------------------------------------------------------------------------------- train
+
+def train(args, recognizer, vocabulary, device):
+    """Train until --epochs or --max_steps; returns the exit status and the methods to test with."""
+    records = LmdbDataset(args.train_data_dir, args.max_len)
+    if args.arch == 'aster':
+        reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
+        samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
+    else:
+        samples = PairSamples(records, args.height, args.width, args.ds_scale, args.degradation)
+    sampler = EpochSampler(records.lengths, args.batch_size, args.seed, args.train_shares, args.epoch_size or None,
+                           distributed.rank(), distributed.world())
+    total_steps = args.max_steps or args.epochs * len(sampler)
+    trainer = build_trainer(args, recognizer, vocabulary, device, total_steps)
+    log = RunLog(args.logs_dir, args, enabled=distributed.rank() == 0)
+    progress = {'epoch': 0, 'position': 0, 'iteration': 0, 'best': -1.0, 'sums': {}, 'unreadable': 0}
+    if args.resume:
+        progress = resume(args, trainer)
+    log.start(progress['epoch'], progress['iteration'])
+    log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
+                f'{args.max_len}), {sampler.step_size} a step, {total_steps} steps on {device}')
+    methods = {'bicubic': bicubic_enlarger(args.ds_scale)}
+    if args.arch != 'aster':
+        methods[args.arch] = enlarger(distributed.unwrap(trainer.generator), device)
+
+    with Interruption() as interruption:
+        while progress['iteration'] < total_steps:
+            started = time.time()
+            sampler.set_position(progress['epoch'], progress['position'])
+            stopped = train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption)
+            save_run(args, trainer, progress, 'last.pth')
+            if stopped:
+                log.message(f'stopped by signal {interruption.signal}; go on with --resume')
+                return interruption.exit_status, methods
+            entry = {'epoch': progress['epoch'], 'iteration': progress['iteration'], 'unreadable': progress['unreadable'],
+                     **log.means(progress['sums'])}
+            if args.val_data_dir:
+                entry.update(validate(args, methods, recognizer, vocabulary, device, log, progress['iteration']))
+                distributed.unwrap(recognizer).train(args.arch == 'aster')
+            key = next((k for k in (f'{args.arch}/accuracy', 'none/accuracy') if k in entry), None)
+            progress.update(epoch=progress['epoch'] + 1, position=0, sums={}, unreadable=0)
+            if key and entry[key] > progress['best']:
+                progress['best'] = entry[key]
+                save_run(args, trainer, progress, 'best.pth')
+            log.epoch(entry, seconds=time.time() - started)
+            save_run(args, trainer, progress, 'last.pth')
+            if interruption.signal:
+                return interruption.exit_status, methods
+    log.message(f'done: {Path(args.logs_dir) / "last.pth"}')
+    return 0, methods
+
+
+def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption):
+    """The rest of an epoch from progress['position'] on; returns whether a signal stopped it."""
+    loader = DataLoader(samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
+                        pin_memory=trainer.device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
+    bar = tqdm(loader, desc=f'epoch {progress["epoch"] + 1}', disable=distributed.rank() != 0, dynamic_ncols=True,
+               unit_scale=sampler.step_size, unit='image',
+               total=min(len(sampler), total_steps - progress['iteration']))
+    for batch in bar:
+        for error in batch['errors']:
+            log.message(f'unreadable, left out: {error}')
+        progress['unreadable'] += len(batch['errors'])
+        if 'label' in batch:
+            numbers = trainer.step(batch)
+            for name, value in numbers.items():
+                progress['sums'].setdefault(name, [0.0, 0])
+                progress['sums'][name][0] += value
+                progress['sums'][name][1] += 1
+            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name})
+            log.scalars('train', numbers, progress['iteration'])
+        progress['position'] += sampler.step_size
+        progress['iteration'] += 1
+        if distributed.any_process(interruption.signal, trainer.device):
+            interruption.signal = interruption.signal or 15  # the signal may have reached another process alone
+            bar.close()
+            return True
+        if progress['iteration'] >= total_steps:
+            bar.close()
+            break
+        if progress['iteration'] % args.save_every == 0:
+            save_run(args, trainer, progress, 'last.pth')
+    return False
+
+
+def validate(args, methods, recognizer, vocabulary, device, log, iteration):
+    """Accuracy, PSNR and SSIM of every method on the validation sets, as {'method/figure': number}."""
+    distributed.unwrap(recognizer).eval()
+    size = (args.height // args.ds_scale, args.width // args.ds_scale)
+    readings = []
+    for path in args.val_data_dir:
+        readings += read_set(args, Path(path).name, path, [size], methods, recognizer, vocabulary, device, with_hr=True,
+                             log=log)[0]
+    rows = summarize(readings)
+    pooled = [row for row in rows if len(args.val_data_dir) == 1 or row['set'] == 'combined']
+    figures = {f'{row["method"]}/{name}': row[name] for row in pooled for name in ('accuracy', 'psnr', 'ssim')
+               if row[name] is not None}
+    log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
+    log.scalars('val', figures, iteration)
+    if args.arch != 'aster':
+        log.pictures(args.val_data_dir[0], size, args, methods, recognizer, vocabulary, device, iteration)
+    return figures
+
+
+def save_run(args, trainer, progress, name):
+    """Save all that a run needs to go on, from rank 0."""
+    if distributed.rank() == 0:
+        state = {'arch': args.arch, 'progress': progress, 'random': torch.get_rng_state(), **trainer.state_dict()}
+        save_checkpoint(Path(args.logs_dir) / name, state)
+
+
+def resume(args, trainer):
+    """Load the checkpoint of --resume into the trainer; returns the progress it was at."""
+    path = Path(args.logs_dir) / 'last.pth' if args.resume == 'auto' else Path(args.resume)
+    state = load_checkpoint(path)
+    if state.get('arch') != args.arch or 'progress' not in state:
+        kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
+        raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
+    try:
+        trainer.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f'--resume {path}: {error}') from error
+    torch.set_rng_state(state['random'])
+    return state['progress']
+
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+def read_set(args, name, path, sizes_lr, methods, recognizer, vocabulary, device, with_hr=False, below=None, log=None):
+    """Readings of one LMDB folder, shared out over the processes, and the errors of the records that are damaged."""
+    records = LmdbDataset([path])
+    shard = range(distributed.rank(), len(records), distributed.world())
+    samples = TestSamples(records, sizes_lr, args.ds_scale, args.degradation, below, shard, args.seed)
+    loader = DataLoader(samples, args.test_batch_size, num_workers=args.workers, collate_fn=collate,
+                        pin_memory=device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
+    readings, errors = evaluate(loader, name, distributed.unwrap(recognizer), vocabulary, methods, device, below, with_hr,
+                                args.beam_width)
+    if errors and distributed.rank() == 0:
+        report = log.message if log else lambda text: print(text, file=sys.stderr)
+        for error in errors:
+            report(f'unreadable, not counted: {error}')
+        report(f'{name}: {len(errors)} of {len(records)} records could not be read')
+    return readings, errors
+
+
+def test(args, methods, recognizer, vocabulary, device):
+    """Test every set with every method; prints the tables and saves them with all readings in --logs_dir."""
+    present = [(name, path) for name, path in args.test_sets if path]
+    for _, path in present:
+        LmdbDataset([path])  # all sets are there before the first is read
+    below = (args.blur_h, args.blur_w) if args.single_test else None
+    distributed.unwrap(recognizer).eval()
+    readings = []
+    for name, path in present:
+        readings += read_set(args, name, path, args.lr_sizes, methods, recognizer, vocabulary, device, below=below)[0]
+    if not readings:
+        raise ValueError('--test_data_dir: not one word could be read')
+    if distributed.rank() == 0:
+        rows = summarize(readings)
+        text = markdown(rows, [name for name, _ in args.test_sets])
+        save_tables(args.logs_dir, rows, readings, text)
+        print(text)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
