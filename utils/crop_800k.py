@@ -2,7 +2,8 @@
 
     python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'
 
-writes <out_path>/syntxt_crop/<folder>/<image>_<k>.jpg (k: the word's place in its image, from 0), the list
+writes <out_path>/syntxt_crop/<folder>/<image>_<k>.jpg (k: the word's place in its image, from 0; RGB, JPEG quality
+95 without chroma subsampling), the list
 <out_path>/syntax_crop.odgt, one JSON object a line (im_path, relative to the list's folder, im_name and label), and
 <out_path>/syntax_crop_skipped.jsonl, which names everything that was left out and why.
 
