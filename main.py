@@ -176,7 +176,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         groups.append({'params': list(recognizer.parameters()), 'lr': args.aster_lr})
     updates = {'generator': update(groups)}
     if args.weights['adversarial'] > 0:
-        networks['discriminator'] = prepare(Discriminator())
+        networks['discriminator'] = prepare(Discriminator(args.disc_maps))
         updates['discriminator'] = update(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
     return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp)

@@ -49,6 +49,7 @@ def build_parser():
                        help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: the recognizer')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
+    model.add_argument('--disc_maps', type=int, default=64, help='feature maps of the first layer of the discriminator')
     model.add_argument('--generator_path', help='generator to start from, or to test')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
     model.add_argument('--voc_type', choices=list(VOCABULARIES), help='vocabulary; none: that of the recognizer')
@@ -102,7 +103,7 @@ def parse_args(argv=None):
         if not condition:
             parser.error(message)
 
-    for name in ('width', 'height', 'blocks', 'maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs', 'save_every',
+    for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs', 'save_every',
                  'blur_w', 'blur_h', 'beam_width'):
         require(getattr(args, name) > 0, f'--{name} {getattr(args, name)}: must be above zero')
     for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'aster_lr', 'seed',

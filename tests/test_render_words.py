@@ -149,7 +149,8 @@ def test_fonts_are_checked(tmp_path):
     assert check('cipher', swap(**shifted))[1] == 'not readable'
     assert check('caps', str.upper)[0].case == 'upper'
     assert check('small', str.lower)[0].case == 'lower'
-    assert set(PRINTABLE) - set(check('odd', swap(**{'&': 'b', '$': '', '#': 'M'}))[0].chars) == set('&$#')
+    odd = {'&': 'b', '$': '', '%': '~'}
+    assert set(PRINTABLE) - set(check('odd', swap(**odd))[0].chars) == set(odd)
     (tmp_path / 'broken.ttf').write_bytes(b'no font')
     assert check_file(tmp_path / 'broken.ttf').startswith('unreadable')
 
@@ -175,8 +176,9 @@ def test_doubles_and_splits(fonts, tmp_path):
     assert 25 < sum(map(word_fonts.is_val_family, names)) < 80
     assert word_fonts.is_val_family('Lato Light') == word_fonts.is_val_family('Lato') and \
         word_fonts.family_key('Roboto Condensed Extra Bold') == 'roboto'
-    both = [len(word_fonts.choose_fonts([('Some', path, 0)], split)[0]) for split in ('train', 'val')]
-    assert sorted(both) == [0, 1]
+    for name in (next(filter(word_fonts.is_val_family, names)), 'Family 0'):
+        chosen = [bool(word_fonts.choose_fonts([(name, path, 0)], split)[0]) for split in ('val', 'train', 'all')]
+        assert chosen == [name != 'Family 0', name == 'Family 0', True]
 
 
 def test_without_fontconfig_pillows_font_is_used(tmp_path):
@@ -202,6 +204,12 @@ def test_long_words_on_any_photo(photos):
         image = word_styles.render('W' * 20, font, np.random.default_rng(seed), 64, loaded)
         assert 64 <= image.height <= 96 and image.width <= 14 * image.height
         assert word_styles.render('.', font, np.random.default_rng(seed), 64, loaded).width >= 21
+
+
+def test_a_cut_of_any_shape_fits_the_photo():
+    photo, rng = Image.new('RGB', (641, 213)), np.random.default_rng(0)
+    for width in range(20, 1400, 7):
+        assert word_styles.cut(photo, width, 66, rng).size == (width, 66)
 
 
 def test_letters_stand_out():
