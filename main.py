@@ -16,7 +16,7 @@ from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_che
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, TestSamples, collate
-from lib.evaluators import bicubic_enlarger, evaluate
+from lib.evaluators import bicubic_enlarger, compare_words, evaluate
 from lib.interruption import Interruption, leave_signals_to_parent
 from lib.logs import RunLog
 from lib.losses.vgg import VGGLoss
@@ -281,8 +281,11 @@ def validate(args, methods, recognizer, vocabulary, device, log, iteration):
                if row[name] is not None}
     log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
     log.scalars('val', figures, iteration)
-    if args.arch != 'aster':
-        log.pictures(args.val_data_dir[0], size, args, methods, recognizer, vocabulary, device, iteration)
+    if args.arch != 'aster' and distributed.rank() == 0:
+        samples = TestSamples(LmdbDataset(args.val_data_dir[:1]), [size], args.ds_scale, args.degradation, seed=args.seed)
+        sheet = compare_words(samples, recognizer, vocabulary, methods, device, size)
+        if sheet:
+            log.picture('val', sheet, iteration)
     return figures
 
 

@@ -5,7 +5,8 @@ import torch
 from tqdm import tqdm
 
 from lib.distributed import gather, rank
-from lib.imaging import quantize, recognizer_input, resize
+from lib.drawing import Version, compare, stack
+from lib.imaging import quantize, recognizer_input, resize, to_pil
 from lib.metrics import psnr, ssim
 from lib.vocabulary import normalize
 
@@ -44,6 +45,22 @@ def read_words(recognizer, vocabulary, images, beam_width=1):
     """Recognizer input (N, 3, 64, 256) -> N pairs of the string read and its summed log probability."""
     ids, scores = recognizer.decode(images, beam_width)
     return [(vocabulary.decode(row), score) for row, score in zip(ids.tolist(), scores.tolist())]
+
+
+@torch.no_grad()
+def compare_words(samples, recognizer, vocabulary, enlargers, device, size, count=8):
+    """A PIL sheet of the first words of `TestSamples` at one low-resolution size: each method and HR, with what is read."""
+    sheets = []
+    for sample in (samples[item] for item in range(min(count, len(samples)))):
+        if 'error' in sample:
+            continue
+        hr, lr = (image[None].to(device) for image in sample['pairs'][size])
+        pictures = {**{method: quantize(enlarge(lr).float()) for method, enlarge in enlargers.items()}, 'hr': hr}
+        inputs = torch.cat([recognizer_input(picture) for picture in pictures.values()])
+        strings = [string for string, _ in read_words(recognizer, vocabulary, inputs)]
+        sheets.append(compare([Version(method, to_pil(picture[0]), string)
+                               for (method, picture), string in zip(pictures.items(), strings)], sample['label']))
+    return stack(sheets) if sheets else None
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -53,6 +53,7 @@ class RunLog:
             for name, value in numbers.items():
                 self.writer.add_scalar(f'{group}/{name}', value, iteration)
 
-    @torch.no_grad()
-    def pictures(self, *_):
-        pass
+    def picture(self, name, picture, iteration):
+        """A PIL picture under TensorBoard's Images."""
+        if self.enabled:
+            self.writer.add_image(name, np.asarray(picture), iteration, dataformats='HWC')
