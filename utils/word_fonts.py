@@ -160,8 +160,10 @@ def read_share(letters):
 
 
 def looks_right(char, description):
-    """True for punctuation that resembles the template: some fonts have letters or ornaments in its place."""
-    return float((templates()[:, PRINTABLE.index(char)] @ description).max()) > 0.3
+    """True for punctuation that resembles its template, and no letter much more: some fonts have ornaments there."""
+    likeness = (templates() @ description).max(0)
+    own = likeness[PRINTABLE.index(char)]
+    return bool(own > 0.3 and own > likeness[:len(LETTERS)].max() - 0.19)
 
 
 def only_case(letters):

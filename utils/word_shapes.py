@@ -141,5 +141,22 @@ def project(layers, rng, crop_height):
     place = np.array([[stretch, 0, -low[0] * stretch], [0, scale, -low[1] * scale], [0, 0, 1]]) @ forward
     back = np.linalg.inv(place)
     back = (back / back[2, 2]).ravel()[:8]
-    return np.asarray(layers.transform((width, crop_height), Image.Transform.PERSPECTIVE, tuple(back),
+    layers = np.array(layers.transform((width, crop_height), Image.Transform.PERSPECTIVE, tuple(back),
                                        Image.Resampling.BICUBIC))  # (H, W) or (H, W, 3)
+    if rng.random() < 0.07:
+        neighbour(layers, rng)
+    return layers
+
+
+def neighbour(layers, rng):
+    """Feet of a line above, or heads of a line below, in the free rows of the crop: the word's own, shifted aside."""
+    rows = np.nonzero(layers.reshape(len(layers), -1).max(1) > 20)[0]
+    above, below = rows[0], len(layers) - 1 - rows[-1]
+    strip = int(max(above, below) * rng.uniform(0.3, 0.8))
+    if strip < 2 or strip > len(rows) // 3:
+        return
+    shift = int(rng.integers(layers.shape[1]))
+    if above > below:
+        layers[:strip] = np.roll(layers[rows[-1] - strip + 1:rows[-1] + 1], shift, 1)
+    else:
+        layers[-strip:] = np.roll(layers[rows[0]:rows[0] + strip], shift, 1)
