@@ -1,0 +1,326 @@
+"""Enlarge images by bicubic interpolation, SRGAN and TextSR, read them, and draw the results side by side.
+
+    python3 convert.py --image_path='./' --width=128 --height=32 --ds_scale=4
+    python3 convert.py --image_path=photo.jpg --ds_scale=1 --zoom 120,80,60,20
+
+writes <out_path>/bicubic, srgan, textsr and compare, one PNG for each image, and metrics.tsv and metrics.json.
+"""
+import argparse
+import json
+import math
+import os
+import sys
+import warnings
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from lib.checkpoint import load_aster, load_generator, written_beside
+from lib.conversion import COMPARE, TITLES, convert, prepare, shown
+from lib.evaluators import read_words
+from lib.imaging import recognizer_input, to_tensor
+from lib.metrics import finite_mean
+from lib.options import ASTER_PATH, GENERATOR_PATHS
+from lib.tiling import enlarge_by_bicubic, enlarge_by_generator
+from lib.vocabulary import vocabulary_of
+from utils.word_lists import open_list
+
+METHODS = ('bicubic', 'srgan', 'textsr')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
+            '.pnm')
+MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
+WINDOW = 8  # batches of images in memory at once, from which those of like sizes are put together
+WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description='Enlarge images by bicubic interpolation, SRGAN and TextSR, and read them. Of a folder its own '
+                    'images are taken, not those of its sub-folders.')
+    parser.add_argument('--image_path', default='./', help='an image or a folder of images (default: %(default)s)')
+    parser.add_argument('--out_path', default='./', help='folder for the results (default: %(default)s)')
+    parser.add_argument('--width', type=int, help='resize to this width first, pixels (default: each image keeps its '
+                        'own size, less what is not divisible by --ds_scale at the right and bottom)')
+    parser.add_argument('--height', type=int, help='resize to this height first, pixels; goes with --width')
+    parser.add_argument('--ds_scale', type=int, default=4, choices=[1, 2, 4],
+                        help='reduce the image so many times, then restore it and measure PSNR and SSIM; 1: do not '
+                             'reduce, enlarge the image as it is (default: %(default)s)')
+    parser.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='generator (default: %(default)s)')
+    parser.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='generator (default: %(default)s)')
+    parser.add_argument('--aster_path', default=ASTER_PATH, help='recognizer (default: %(default)s)')
+    parser.add_argument('--beam_width', type=int, default=5,
+                        help='beams of the reading; 1: greedy (default: %(default)s)')
+    parser.add_argument('--zoom', type=parse_zoom, action='append', default=[], metavar='X,Y,W,H',
+                        help='also draw this part of the image enlarged, in pixels of the original; may be repeated')
+    parser.add_argument('--labels', help='list of image names and their true strings, such as gt.txt, to mark letters '
+                                         'read wrongly and to print the word accuracy')
+    parser.add_argument('--batch_size', type=int, default=64, help='images enlarged together (default: %(default)s)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: %(default)s)')
+    args = parser.parse_args(argv)
+    for name in ('width', 'height', 'beam_width', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} {value}: must be above zero')
+    if (args.width is None) != (args.height is None):
+        parser.error('--width and --height: give both, or neither to keep the size of each image')
+    for name in ('width', 'height'):
+        if (getattr(args, name) or 0) % args.ds_scale:
+            parser.error(f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
+    return args
+
+
+def parse_zoom(text):
+    """'x,y,w,h' -> (x, y, w, h), the corner not negative, the sides above zero."""
+    try:
+        x, y, width, height = map(int, text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not X,Y,W,H in whole pixels, for example 120,80,60,20') from None
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: X and Y must not be negative, W and H must be above zero')
+    return x, y, width, height
+
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+def pick_device(name):
+    try:
+        device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def load(flag, path, loader, device):
+    """The network in a file, ready to be used; errors name the flag."""
+    try:
+        return loader(path).to(device).requires_grad_(False).eval()
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{flag} {error}') from error
+
+
+def build_enlargers(args, device):
+    """{method: function of a list of images (3, h, w) that yields (index, enlarged PIL image)} and the scale of all."""
+    generators = {method: load(f'--{method}_path', getattr(args, f'{method}_path'), load_generator, device)
+                  for method in METHODS[1:]}
+    scale = args.ds_scale if args.ds_scale > 1 else generators['srgan'].scale
+    for method, generator in generators.items():
+        if generator.scale != scale:
+            other = f'--ds_scale is {scale}' if args.ds_scale > 1 else f'--srgan_path {args.srgan_path}: {scale} times'
+            path = getattr(args, f'{method}_path')
+            raise ValueError(f'--{method}_path {path}: enlarges {generator.scale} times; {other}')
+    enlargers = {'bicubic': partial(enlarge_by_bicubic, scale=scale)}
+    for method, generator in generators.items():
+        generator = generator.to(memory_format=torch.channels_last)
+        enlargers[method] = partial(enlarge_by_generator, generator, batch_size=args.batch_size, device=device)
+    return enlargers, scale
+
+
+def build_reader(args, device):
+    """A function of a list of PIL images of any size that yields (string, score) of each."""
+    recognizer = load('--aster_path', args.aster_path, load_aster, device)
+    if args.beam_width > recognizer.num_classes:
+        raise ValueError(f'--beam_width {args.beam_width}: more than the {recognizer.num_classes} classes there are')
+    vocabulary = vocabulary_of(recognizer.num_classes)
+
+    def read(pictures):
+        for start in range(0, len(pictures), args.batch_size):
+            inputs = [recognizer_input(to_tensor(picture)[None]) for picture in pictures[start:start + args.batch_size]]
+            yield from read_words(recognizer, vocabulary, torch.cat(inputs).to(device), args.beam_width)
+
+    return read
+
+
+# --------------------------------------------------------------------------------------------------------- files, names
+
+def find_images(path):
+    """The images at a path, a file or a folder, and the names in a folder that are not taken for images."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path], []
+    names = sorted(entry.name for entry in os.scandir(path) if not entry.is_dir())
+    taken = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
+    return [path / name for name in taken], [name for name in names if name not in taken]
+
+
+def output_names(paths):
+    """{path: name of its results}: the image's own with .png; images that would share one keep their suffix before it.
+
+    Told apart as file systems do that ignore case. Names are cut so that nothing beside them gets too long.
+    """
+    sharing = Counter(path.stem.casefold() for path in paths)
+    names, used = {}, set()
+    for path in sorted(paths, key=lambda path: sharing[path.stem.casefold()]):  # those with a name of their own first
+        stem = path.stem if sharing[path.stem.casefold()] == 1 else path.name
+        if len(os.fsencode(stem)) > MAX_NAME:
+            stem = os.fsencode(stem)[:MAX_NAME].decode('utf-8', 'ignore')
+        while stem.casefold() in used:
+            stem += '_'
+        used.add(stem.casefold())
+        names[path] = f'{stem}.png'
+    return names
+
+
+def check_outputs(args, names):
+    """Make the folders of the results; ValueError where a result would take the place of an input."""
+    inputs = {(status.st_dev, status.st_ino): path for path in names if path.exists() for status in [path.stat()]}
+    for folder in (*METHODS, COMPARE):
+        folder = Path(args.out_path) / folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f'--out_path {shown(args.out_path)}: {error.strerror}: {shown(folder)}') from error
+        for name in names.values():
+            target = folder / name
+            status = target.stat() if target.exists() else None
+            if status and (status.st_dev, status.st_ino) in inputs:
+                 raise ValueError(f'--out_path {shown(args.out_path)}: the result {shown(target)} would take the place '
+                                 'of an input; choose another folder')
+
+
+def say(message):
+    """A line on stderr, above the progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def read_labels(path):
+    """{name of the image: label} of a list of words."""
+    entries, _, _ = open_list(path)
+    return {os.path.basename(name): entry.label for entry in entries if not entry.problem
+            for name in entry.paths.values()}
+
+
+# --------------------------------------------------------------------------------------------------------------- report
+
+def summarize(rows):
+    """{method: {'images': number, 'psnr': mean, 'ssim': mean, 'words': with a label, 'accuracy': %}}, if known."""
+    summary = {}
+    for method in dict.fromkeys(row['method'] for row in rows):
+        mine = [row for row in rows if row['method'] == method]
+        summary[method] = {'images': len(mine)}
+        if 'psnr' in mine[0]:
+            summary[method]['psnr'] = finite_mean([row['psnr'] for row in mine])
+            summary[method]['ssim'] = sum(row['ssim'] for row in mine) / len(mine)
+        words = [row['right'] for row in mine if 'right' in row]
+        if words:
+            summary[method].update(words=len(words), accuracy=100 * sum(words) / len(words))
+    return summary
+
+
+def table(summary):
+    """The summary as a markdown table; an empty string where nothing was measured."""
+    columns = [('PSNR (dB)', 'psnr', '.2f'), ('SSIM', 'ssim', '.4f'), ('words', 'words', 'd'),
+               ('accuracy (%)', 'accuracy', '.1f')]
+    columns = [column for column in columns if any(column[1] in figures for figures in summary.values())]
+    if not columns:
+        return ''
+    lines = ['| method | ' + ' | '.join(title for title, _, _ in columns) + ' |', '|---|' + '--:|' * len(columns)]
+    for method, figures in summary.items():
+        values = [format(figures[key], form) if key in figures else '-' for _, key, form in columns]
+        lines.append(f'| {TITLES[method]} | ' + ' | '.join(values) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def save_report(rows, summary, problems, args):
+    """Write metrics.tsv, a line for each image and method, and metrics.json, means by method and what was left out."""
+    def plain(value):
+        if isinstance(value, float):
+            return f'{value:.4f}'
+        return '' if value is None else str(int(value)) if isinstance(value, bool) else shown(value)
+
+    def known(value):  # JSON has neither NaN nor infinity
+        return value if math.isfinite(value) else None
+
+    columns = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')
+    lines = ['\t'.join(columns), *('\t'.join(plain(row.get(column)) for column in columns) for row in rows)]
+    methods = {method: {key: known(value) for key, value in figures.items()} for method, figures in summary.items()}
+    content = {'ds_scale': args.ds_scale, 'width': args.width, 'height': args.height, 'methods': methods,
+               'left_out': problems}
+    for name, text in (('metrics.tsv', '\n'.join(lines)), ('metrics.json', json.dumps(content, indent=1))):
+        with written_beside(Path(args.out_path) / name) as beside:
+            beside.write_text(text + '\n', encoding='utf-8', errors='backslashreplace')
+
+
+def main(argv=None):
+    """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
+    args = parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # names of files need not be text
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
+    try:
+        device = pick_device(args.device)
+        enlargers, scale = build_enlargers(args, device)
+        read = build_reader(args, device)
+        labels = read_labels(args.labels) if args.labels else {}
+        paths, others = find_images(args.image_path)
+        names = output_names(paths)
+        if paths:
+            check_outputs(args, names)
+    except (OSError, ValueError) as error:
+        say(f'convert.py: error: {error}')
+        return 2
+    if others:
+        say(f'not images by their names: {", ".join(map(shown, others))}')
+    if not paths:
+        say(f'convert.py: no image in {shown(args.image_path)}: looked in that folder itself, not in its sub-folders, '
+            f'for names that end in {" ".join(SUFFIXES)}; give an image or another folder with --image_path')
+        return 1
+    return run(paths, names, enlargers, scale, read, labels, args)
+
+
+def windows(paths, args, load_job, problems, bar):
+    """Yield lists of jobs that fit into memory together; images that cannot be used are named, noted in `problems`."""
+    jobs, pixels = [], 0
+    most = WINDOW * args.batch_size if args.batch_size > 1 else 1
+    for path in paths:
+        try:
+            jobs.append(load_job(path))
+            pixels += jobs[-1].pixels
+        except ValueError as error:
+            problems[path.name] = str(error)
+            say(f'{shown(path)}: left out: {error}')
+            bar.update()
+        if len(jobs) == most or pixels >= WINDOW_PIXELS:
+            yield jobs
+            jobs, pixels = [], 0
+    if jobs:
+        yield jobs
+
+
+def run(paths, names, enlargers, scale, read, labels, args):
+    """Convert all images, print and save the figures; returns the exit status."""
+    size = (args.width, args.height) if args.width else None
+    rows, problems, status = [], {}, 0
+
+    def load_job(path):
+        return prepare(path, names[path], args.ds_scale, scale, size, args.zoom, labels.get(path.name), say)
+
+    try:
+        with tqdm(total=len(paths), unit='image', disable=None, dynamic_ncols=True) as bar:
+            for jobs in windows(paths, args, load_job, problems, bar):
+                rows += convert(jobs, enlargers, read, args.out_path)
+                bar.update(len(jobs))
+    except KeyboardInterrupt:
+        status = 130
+    except OSError as error:
+        say(f'convert.py: error: {error}')
+        status = 1
+    done = len({row['result'] for row in rows})
+    summary = summarize(rows)
+    if done:
+        print(table(summary), end='')
+        try:
+            save_report(rows, summary, problems, args)
+        except OSError as error:
+            say(f'convert.py: error: {error}')
+            status = status or 1
+    print(f'{done} of {len(paths)} images converted into {shown(args.out_path)}')
+    return status or (1 if problems else 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Labelled pictures: versions of an image side by side, what was read in each, details enlarged."""
+from difflib import SequenceMatcher
+from functools import cache
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lib.vocabulary import normalize
+
+PAPER, INK, GREY, RED = (255, 255, 255), (20, 20, 20), (120, 120, 120), (205, 20, 20)
+FRAMES = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]  # of zoomed details, in turn
+ENLARGE_TO, MAX_ENLARGING, REDUCE_TO = 384, 8, 960  # longest side of a drawn image, pixels
+GAP = 10
+
+
+class Version(NamedTuple):
+    """One column of a comparison.
+
+    title and note (figures, for example) stand above the image, the string read below it; text None: nothing was read.
+    details: cut-outs of the image; detail_texts: what was read in each, or nothing at all.
+    """
+
+    title: str
+    image: Image.Image
+    text: str = None
+    note: str = ''
+    details: tuple = ()
+    detail_texts: tuple = ()
+
+
+@cache
+def font(size):
+    return ImageFont.load_default(size)
+
+
+def mark_letters(text, label):
+    """The letters of a string that was read, each with whether it is right: [(character, True or False), ...].
+
+    Only letters and digits count, in either case; other characters are right. A letter of the label that is missing
+    is ('_', False) in its place. With label None everything is right.
+    """
+    if label is None:
+        return [(character, True) for character in text]
+    places = [place for place, character in enumerate(text) if normalize(character)]
+    read = [normalize(text[place]) for place in places]
+    wrong, missing = set(), {}
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, read, list(normalize(label)), autojunk=False).get_opcodes():
+        if kind != 'equal':
+            wrong.update(places[i1:i2])
+            missing[places[i2] if i2 < len(places) else len(text)] = max(0, (j2 - j1) - (i2 - i1))
+    marked = []
+    for place in range(len(text) + 1):
+        marked += [('_', False)] * missing.get(place, 0)
+        if place < len(text):
+            marked.append((text[place], place not in wrong))
+    return marked
+
+
+def fit(image):
+    """The image as it is drawn: small ones enlarged by a whole number, very large ones reduced, others untouched."""
+    longest = max(image.size)
+    if longest > REDUCE_TO:
+        size = [max(1, round(side * REDUCE_TO / longest)) for side in image.size]
+        return image.resize(size, Image.Resampling.BOX if longest > 4 * REDUCE_TO else Image.Resampling.LANCZOS)
+    factor = min(MAX_ENLARGING, ENLARGE_TO // longest)
+    return image.resize([side * factor for side in image.size], Image.Resampling.BICUBIC) if factor > 1 else image
+
+
+def draw_text(text, size, width=None, color=INK):
+    """One line of text as a picture; smaller letters where it would be wider than `width`. See `draw_marked`."""
+    return draw_marked([(character, True) for character in ' '.join(text.split())], size, width, color)
+
+
+def draw_marked(marked, size, width=None, color=INK):
+    """A line of (character, right) pairs as a picture, wrong ones red and underlined."""
+    string = ''.join(character for character, _ in marked)
+    if width and font(size).getlength(string) > width:
+        size = max(9, int(size * width / font(size).getlength(string)))
+    face = font(size)
+    ascent, descent = face.getmetrics()
+    picture = Image.new('RGB', (max(1, round(face.getlength(string))) + 2, ascent + descent + 2), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for place, (character, right) in enumerate(marked):
+        left, right_end = face.getlength(string[:place]), face.getlength(string[:place + 1])
+        draw.text((left, 0), character, fill=color if right else RED, font=face)
+        if not right and character != '_':  # which is a line already
+            draw.line((left + 1, ascent + descent, right_end - 1, ascent + descent), fill=RED, width=max(2, size // 12))
+    return picture
+
+
+def grid(rows, gap=GAP):
+    """Pictures in rows and columns, each centred in its cell, on white; None leaves a cell empty."""
+    columns = max(map(len, rows))
+    rows = [list(row) + [None] * (columns - len(row)) for row in rows]
+    widths = [max((row[c].width for row in rows if row[c]), default=0) for c in range(columns)]
+    heights = [max((cell.height for cell in row if cell), default=0) for row in rows]
+    sheet = Image.new('RGB', (sum(widths) + gap * (columns + 1), sum(heights) + gap * (len(rows) + 1)), PAPER)
+    top = gap
+    for row, height in zip(rows, heights):
+        left = gap
+        for cell, width in zip(row, widths):
+            if cell:
+                sheet.paste(cell, (left + (width - cell.width) // 2, top + (height - cell.height) // 2))
+            left += width + gap
+        top += height + gap
+    return sheet
+
+
+def framed(image, color):
+    """The image in a frame of that colour, three pixels thick."""
+    thick = 3
+    picture = Image.new('RGB', (image.width + 2 * thick, image.height + 2 * thick), color)
+    picture.paste(image, (thick, thick))
+    return picture
+
+
+def with_boxes(image, boxes):
+    """A copy with frames round `boxes`, (left, top, right, bottom) as shares (0 to 1) of the image's sides."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for number, (left, top, right, bottom) in enumerate(boxes):
+        left, right = left * (image.width - 1), right * (image.width - 1)
+        top, bottom = top * (image.height - 1), bottom * (image.height - 1)
+        draw.rectangle((left, top, right, bottom), outline=FRAMES[number % len(FRAMES)], width=2)
+    return image
+
+
+def enlarge_detail(image, width):
+    """A cut-out enlarged (never reduced) towards `width` pixels, or to three quarters of that in height."""
+    factor = max(1.0, min(width / image.width, 0.75 * width / image.height))
+    return image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.BICUBIC)
+
+
+def compare(versions, label=None, boxes=()):
+    """Versions of one image side by side: title, note, image, string read; below them the details, enlarged.
+
+    label: the true string, if known, stands at the bottom, and letters that differ from it are marked. boxes: where
+    the details lie, as shares of the image's sides (see `with_boxes`). All versions are enlarged alike for the eye, by
+    bicubic interpolation.
+    """
+    views = [fit(version.image) for version in versions]
+    width = max(view.width for view in views)
+    size = max(18, width // 20)
+
+    def string(text, label=None):
+        if text is None:
+            return None
+        return draw_marked(mark_letters(text, label), round(1.3 * size), width) if text else \
+            draw_text('(nothing read)', size, width, RED if label else GREY)
+
+    rows = [[draw_text(version.title, size, width) for version in versions]]
+    if any(version.note for version in versions):
+        rows.append([draw_text(version.note, round(0.8 * size), width, GREY) for version in versions])
+    rows += [[with_boxes(view, boxes) for view in views], [string(version.text, label) for version in versions]]
+    for number in range(max(len(version.details) for version in versions)):
+        color = FRAMES[number % len(FRAMES)]
+        rows.append([framed(enlarge_detail(version.details[number], width - 6), color) for version in versions])
+        rows.append([string(version.detail_texts[number]) if version.detail_texts else None for version in versions])
+    rows = [row for row in rows if any(row)]
+    picture = grid(rows)
+    if label is not None:
+        picture = grid([[picture], [draw_text(f'label: {label}', size, picture.width)]], gap=4)
+    return picture
+
+
+def stack(pictures):
+    """Pictures one below the other, for a sheet of several comparisons."""
+    return grid([[picture] for picture in pictures])
