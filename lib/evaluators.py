@@ -49,7 +49,7 @@ def read_words(recognizer, vocabulary, images, beam_width=1):
 
 @torch.no_grad()
 def compare_words(samples, recognizer, vocabulary, enlargers, device, size, count=8):
-    """A PIL sheet of the first words of `TestSamples` at one low-resolution size: each method and HR, with what is read."""
+    """A PIL sheet of the first words of `TestSamples` at one LR size: each method and HR, with what is read."""
     sheets = []
     for sample in (samples[item] for item in range(min(count, len(samples)))):
         if 'error' in sample:
