@@ -15,7 +15,7 @@ from lib import distributed
 from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
-from lib.datasets.samples import PairSamples, ReadingSamples, TestSamples, collate
+from lib.datasets.samples import PairSamples, ReadingSamples, EvalSamples, collate
 from lib.evaluators import bicubic_enlarger, compare_words, evaluate
 from lib.interruption import Interruption, leave_signals_to_parent
 from lib.logs import RunLog
@@ -282,7 +282,7 @@ def validate(args, methods, recognizer, vocabulary, device, log, iteration):
     log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
     log.scalars('val', figures, iteration)
     if args.arch != 'aster' and distributed.rank() == 0:
-        samples = TestSamples(LmdbDataset(args.val_data_dir[:1]), [size], args.ds_scale, args.degradation, seed=args.seed)
+        samples = EvalSamples(LmdbDataset(args.val_data_dir[:1]), [size], args.ds_scale, args.degradation, seed=args.seed)
         sheet = compare_words(samples, recognizer, vocabulary, methods, device, size)
         if sheet:
             log.picture('val', sheet, iteration)
@@ -317,7 +317,7 @@ def read_set(args, name, path, sizes_lr, methods, recognizer, vocabulary, device
     """Readings of one LMDB folder, shared out over the processes, and the errors of the records that are damaged."""
     records = LmdbDataset([path])
     shard = range(distributed.rank(), len(records), distributed.world())
-    samples = TestSamples(records, sizes_lr, args.ds_scale, args.degradation, below, shard, args.seed)
+    samples = EvalSamples(records, sizes_lr, args.ds_scale, args.degradation, below, shard, args.seed)
     loader = DataLoader(samples, args.test_batch_size, num_workers=args.workers, collate_fn=collate,
                         pin_memory=device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
     readings, errors = evaluate(loader, name, distributed.unwrap(recognizer), vocabulary, methods, device, below, with_hr,

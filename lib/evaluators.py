@@ -49,7 +49,7 @@ def read_words(recognizer, vocabulary, images, beam_width=1):
 
 @torch.no_grad()
 def compare_words(samples, recognizer, vocabulary, enlargers, device, size, count=8):
-    """A PIL sheet of the first words of `TestSamples` at one LR size: each method and HR, with what is read."""
+    """A PIL sheet of the first words of `EvalSamples` at one LR size: each method and HR, with what is read."""
     sheets = []
     for sample in (samples[item] for item in range(min(count, len(samples)))):
         if 'error' in sample:
@@ -65,7 +65,7 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
 
 @torch.no_grad()
 def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=None, with_hr=False, beam_width=1):
-    """Read every word of the loader (`TestSamples`) as it is and enlarged by each method.
+    """Read every word of the loader (`EvalSamples`) as it is and enlarged by each method.
 
     enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the
     high-resolution pair, as method 'hr'. below = (height, width): the second protocol too, in which only pictures

@@ -56,7 +56,7 @@ class ReadingSamples(Dataset):
         return {'label': record.label, 'images': recognizer_input(images)[0]}
 
 
-class TestSamples(Dataset):
+class EvalSamples(Dataset):
     """What a test looks at, for each item of `indices`.
 
     original: the picture as it is, as recognizer input (3, 64, 256). pairs: for each (height, width) in sizes_lr the

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lib.datasets.lmdb_dataset import Record
+from lib.datasets.samples import EvalSamples, collate
+from lib.evaluators import Reading, bicubic_enlarger, compare_words, evaluate
+from lib.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary('LOWERCASE')
+SIZE = (8, 32)
+
+
+class BrightnessReader:
+    """A recognizer whose string is the mean brightness in tenths; it counts the images that it is given."""
+
+    def __init__(self):
+        self.images = 0
+
+    def decode(self, images, beam_width=1):
+        self.images += len(images)
+        tenths = ((images.mean((1, 2, 3)) + 1) * 5).round().long()
+        return torch.stack([tenths, torch.full_like(tenths, VOCABULARY.eos)], dim=1), -tenths.float()
+
+
+def record(name, brightness, size=(100, 40)):
+    value = round(255 * brightness / 10)
+    return Record(name, str(brightness), Image.new('RGB', size, (value,) * 3), None, None)
+
+
+RECORDS = [record('a', 2), record('b', 7, (40, 20)), Record('c', 'x', None, None, 'c: broken'),
+           record('d', 9, (64, 31))]
+
+
+def run(**options):
+    samples = EvalSamples(RECORDS, [SIZE], 4, below=options.get('below'))
+    methods = {'bicubic': bicubic_enlarger(4), 'black': lambda lr: bicubic_enlarger(4)(lr) * 0}
+    loader = DataLoader(samples, 2, collate_fn=collate)
+    return evaluate(loader, 'set', BrightnessReader(), VOCABULARY, methods, 'cpu', **options)
+
+
+def test_every_word_by_every_method():
+    readings, errors = run(with_hr=True)
+    assert errors == ['c: broken']
+    strings = {(r.method, r.index): r.string for r in readings}
+    for method in ('none', 'bicubic', 'hr'):
+        assert [strings[method, i] for i in (0, 1, 3)] == ['2', '7', '9']
+    assert strings['black', 1] == '0'
+    assert all(r.correct == (r.method != 'black') for r in readings)
+
+
+def test_damaged_records_are_not_counted():
+    readings, _ = run()
+    assert sorted({r.index for r in readings}) == [0, 1, 3]
+
+
+def test_figures_are_those_of_each_image():
+    readings, _ = run()
+    black = {r.index: r.psnr for r in readings if r.method == 'black'}
+    assert black[0] == pytest.approx(-20 * torch.log10(torch.tensor(51 / 255)).item(), abs=1e-3)
+    assert black[0] > black[1] > black[3]
+    assert all((r.psnr is None) == (r.method == 'none') for r in readings)
+
+
+def test_second_protocol_enlarges_small_pictures_only():
+    readings, _ = run(below=(32, 64))
+    strings = {r.index: r.string for r in readings if r.lr_size == 'below 64x32' and r.method == 'black'}
+    assert strings == {0: '2', 1: '0', 3: '9'}  # 40x20 is below; 100x40 is not, nor is 64x31
+
+
+def test_only_what_counts_makes_a_word_right():
+    assert Reading('s', '32x8', 0, "It's", 'm', 'ITS!', 0.0).correct
+    assert not Reading('s', '32x8', 0, "It's", 'm', 'lts', 0.0).correct
+
+
+def test_pictures_of_words():
+    samples, methods = EvalSamples(RECORDS, [SIZE]), {'bicubic': bicubic_enlarger(4)}
+    sheet = compare_words(samples, BrightnessReader(), VOCABULARY, methods, 'cpu', SIZE)
+    assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64

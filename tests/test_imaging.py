@@ -1,0 +1,129 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib.imaging import (
+    degrade,
+    gaussian_blur,
+    jpeg,
+    quantize,
+    read_image,
+    recognizer_input,
+    resize,
+    to_pil,
+    to_rgb,
+    to_tensor,
+    to_uint8,
+)
+
+
+@pytest.fixture
+def picture():
+    """A smooth 8-bit RGB picture, 48x24, with distinct corners."""
+    y, x = np.mgrid[:24, :48]
+    channels = [x * 5, y * 10, (x + y) * 3]
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def test_grey_palette_and_cmyk_become_rgb(picture):
+    for mode in ('L', 'P', '1', 'CMYK', 'LA'):
+        assert to_rgb(picture.convert('RGB').convert(mode)).mode == 'RGB'
+
+
+def test_alpha_is_laid_on_white():
+    image = Image.new('RGBA', (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(image).getpixel((1, 0)) == (10, 20, 30)
+
+
+def test_sixteen_bits_are_scaled_not_cut():
+    values = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    assert [p[0] for p in np.asarray(to_rgb(Image.fromarray(values)))[0]] == [0, 128, 255]
+
+
+def test_exif_orientation_is_applied(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    buffer = io.BytesIO()
+    picture.save(buffer, 'JPEG', exif=exif)
+    assert read_image(buffer.getvalue()).size == (24, 48)
+
+
+@pytest.mark.parametrize('damage', [b'', b'not an image', None])
+def test_damage_is_one_kind_of_error(picture, damage):
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG')
+    with pytest.raises(ValueError, match='unreadable'):
+        read_image(buffer.getvalue()[:len(buffer.getvalue()) // 2] if damage is None else damage)
+
+
+def test_pixels_come_back_exactly(picture):
+    tensor = to_tensor(picture)
+    assert tensor.shape == (3, 24, 48) and tensor.min() >= 0 and tensor.max() <= 1
+    assert np.array_equal(np.asarray(to_pil(tensor)), np.asarray(picture))
+    assert to_uint8(torch.tensor([-0.5, 0.5, 1.5]).view(3, 1, 1)).tolist() == [[[0, 128, 255]]]
+
+
+def test_quantize_is_what_saving_does(picture):
+    images = torch.rand(3, 4, 5) * 1.4 - 0.2
+    assert torch.equal(quantize(images), to_tensor(to_pil(images)))
+
+
+@pytest.mark.parametrize('size', [(8, 16), (6, 12), (48, 96), (24, 48)])
+def test_resize_is_pillows_bicubic(picture, size):
+    ours = to_uint8(resize(to_tensor(picture)[None], size)[0]).astype(int)
+    pillow = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    assert abs(ours - pillow).max() <= 1
+
+
+def test_recognizer_input_is_pillows_bilinear(picture):
+    ours = recognizer_input(to_tensor(picture)[None])
+    pillow = to_tensor(picture.resize((256, 64), Image.Resampling.BILINEAR)) * 2 - 1
+    assert ours.shape == (1, 3, 64, 256)
+    assert (ours[0] - pillow).abs().max() < 2 / 255 * 1.01
+
+
+def test_recognizer_input_passes_gradients_and_clamps():
+    images = torch.full((1, 3, 32, 128), 0.5, requires_grad=True)
+    recognizer_input(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert recognizer_input(torch.full((1, 3, 8, 8), 7.0)).max() == 1
+
+
+def test_degrade_makes_eight_bit_images_of_the_right_size(picture):
+    hr = to_tensor(picture)[None]
+    for degradation in ('bicubic', 'real'):
+        lr = degrade(hr, 4, degradation)
+        assert lr.shape == (1, 3, 6, 12)
+        assert torch.allclose(lr, quantize(lr))
+    assert (degrade(hr, 4) - resize(hr, (6, 12))).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_real_degradation_follows_its_generator(picture):
+    hr = to_tensor(picture)[None]
+    first, again, other = (degrade(hr, 2, 'real', torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [((5,), '48x24'), ((4, 'cubic'), 'cubic')])
+def test_degrade_refuses_what_it_cannot_do(picture, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        degrade(to_tensor(picture)[None], *arguments)
+
+
+def test_blur_keeps_flat_images_and_smooths_others():
+    flat = torch.full((1, 3, 9, 20), 0.3)
+    assert torch.allclose(gaussian_blur(flat, 1.5), flat, atol=1e-6)
+    noise = torch.rand(1, 3, 9, 20)
+    assert gaussian_blur(noise, 1.0).std() < 0.7 * noise.std()
+    assert gaussian_blur(noise[..., :1, :], 3.0).shape == (1, 3, 1, 20)
+
+
+def test_jpeg_quality_counts(picture):
+    images = to_tensor(picture)[None]
+    worse, better = ((jpeg(images, quality) - images).abs().mean() for quality in (5, 95))
+    assert better < worse

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib.losses.adversarial import discriminator_loss, generator_loss
+from lib.losses.content import content_loss
+from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.total_variation import total_variation_loss
+from lib.losses.vgg import VGGLoss
+from lib.models.aster import Aster
+from lib.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary('LOWERCASE')
+
+
+@pytest.fixture(scope='module')
+def recognizer():
+    torch.manual_seed(0)
+    return Aster(len(VOCABULARY), width=4, decoder_dim=8, attention_dim=8, lstm_dim=8, stn_width=4, stn_dim=8).freeze()
+
+
+def test_content_is_the_mean_squared_error():
+    assert content_loss(torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)).item() == pytest.approx(0.25)
+
+
+def test_adversarial_losses_at_indifference_and_at_certainty():
+    none, sure = torch.zeros(4), torch.full((4,), 30.0)
+    assert generator_loss(none).item() == pytest.approx(math.log(2))
+    assert discriminator_loss(none, none).item() == pytest.approx(math.log(2))
+    assert discriminator_loss(sure, -sure).item() < 1e-6 < generator_loss(-sure).item()
+    assert generator_loss(sure).item() < 1e-6
+
+
+def test_generator_loss_does_not_saturate():
+    logits = torch.full((2,), -20.0, requires_grad=True)
+    generator_loss(logits).backward()
+    assert logits.grad.sum().item() == pytest.approx(-1)
+
+
+def test_total_variation():
+    assert total_variation_loss(torch.full((1, 3, 5, 5), 0.7)).item() == 0
+    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 6, 8)
+    assert total_variation_loss(stripes).item() == pytest.approx(1)
+    assert total_variation_loss(stripes.transpose(2, 3)).item() == pytest.approx(1)
+
+
+def test_labels_are_padded_to_the_longest():
+    ids = encode_labels(['ab', '', 'abcd'], VOCABULARY)
+    assert ids.shape == (3, 5)
+    assert (ids == VOCABULARY.eos).sum(1).tolist() == [1, 1, 1]
+    assert ids[1].tolist() == [VOCABULARY.eos] + [VOCABULARY.padding] * 4
+
+
+def test_cross_entropy_is_summed_up_to_eos_and_divided_by_the_batch():
+    targets = encode_labels(['a', 'abc'], VOCABULARY)
+    logits = torch.randn(2, 4, len(VOCABULARY))
+    by_hand = sum(-F.log_softmax(logits[n, t], 0)[targets[n, t]] for n, steps in ((0, 2), (1, 4)) for t in range(steps))
+    loss = sequence_cross_entropy(logits, targets, VOCABULARY.padding)
+    assert loss.item() == pytest.approx(by_hand.item() / 2, rel=1e-5)
+
+
+def test_text_perceptual_loss_reaches_the_images_alone(recognizer):
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    images = torch.rand(2, 3, 32, 128, requires_grad=True)
+    loss = text_perceptual_loss(recognizer, VOCABULARY, images, ['ab', 'c'])
+    loss.backward()
+    assert images.grad.flatten(1).abs().sum(1).min() > 0
+    assert all(parameter.grad is None for parameter in recognizer.parameters())
+    assert all(torch.equal(before[name], value) for name, value in recognizer.state_dict().items())
+
+
+def test_text_perceptual_loss_depends_on_the_label(recognizer):
+    images = torch.rand(1, 3, 32, 128)
+    losses = {text_perceptual_loss(recognizer, VOCABULARY, images, [label]).item() for label in ('a', 'b', 'ab')}
+    assert len(losses) == 3
+
+
+def test_vgg_loss_compares_features():
+    loss = VGGLoss(weights=None)
+    hr = torch.rand(1, 3, 32, 128)
+    sr = (hr + 0.1 * torch.randn_like(hr)).requires_grad_()
+    assert loss(hr, hr).item() == 0
+    loss(sr, hr).backward()
+    assert sr.grad.abs().sum() > 0 and not any(parameter.requires_grad for parameter in loss.parameters())

@@ -1,0 +1,54 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate1d
+
+from lib.metrics import finite_mean, psnr, ssim
+
+
+def test_psnr_of_a_known_error():
+    hr = torch.full((1, 3, 4, 4), 100 / 255)
+    sr = torch.full((1, 3, 4, 4), 110 / 255)
+    assert psnr(sr, hr).item() == pytest.approx(20 * math.log10(255 / 10), abs=1e-4)
+    assert psnr(hr, hr).item() == math.inf
+
+
+def test_psnr_is_each_images_own_and_on_eight_bits():
+    hr = torch.rand(3, 3, 8, 8)
+    sr = hr + torch.tensor([0.01, 0.1, 0.3]).view(3, 1, 1, 1)
+    assert torch.equal(psnr(sr, hr), torch.cat([psnr(sr[i:i + 1], hr[i:i + 1]) for i in range(3)]))
+    assert torch.isinf(psnr(torch.full((1, 3, 2, 2), 1.4), torch.ones(1, 3, 2, 2))).all()  # both are saved as white
+
+
+def reference_ssim(x, y):
+    """SSIM of two grey images in [0, 1] by scipy: an 11-tap Gaussian of sigma 1.5, borders left out."""
+    taps = np.exp(-(np.arange(11) - 5) ** 2 / 4.5)
+    taps /= taps.sum()
+
+    def blur(image):
+        return correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)[5:-5, 5:-5]
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx ** 2, blur(y * y) - my ** 2, blur(x * y) - mx * my
+    return (((2 * mx * my + 1e-4) * (2 * cov + 9e-4)) / ((mx ** 2 + my ** 2 + 1e-4) * (vx + vy + 9e-4))).mean()
+
+
+def test_ssim_against_scipy():
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (20, 30)) / 255
+    y = np.clip(np.round((x * 0.8 + 0.1 * random.random((20, 30))) * 255), 0, 255) / 255
+    ours = ssim(*(torch.tensor(image).float().expand(1, 3, -1, -1) for image in (x, y)))
+    assert ours.item() == pytest.approx(reference_ssim(x, y), abs=1e-5)
+
+
+def test_ssim_of_equal_and_of_small_images():
+    images = torch.rand(2, 3, 5, 40)
+    assert torch.allclose(ssim(images, images), torch.ones(2))
+    assert (ssim(images, images.flip(3)) < 0.9).all()
+
+
+def test_finite_mean_leaves_out_what_is_infinite():
+    assert finite_mean([1.0, math.inf, 3.0]) == 2.0
+    assert math.isnan(finite_mean([math.inf]))

@@ -1,0 +1,51 @@
+import json
+import math
+
+import pytest
+
+from lib.evaluators import Reading
+from lib.tables import markdown, save_tables, summarize
+
+READINGS = [Reading('ic13', 'original', i, 'a', 'none', s, -1.0) for i, s in enumerate('aab')]
+READINGS += [Reading('ic13', '32x8', i, 'a', 'textsr', s, -1.5, 20.0 + i, 0.5) for i, s in enumerate('abb')]
+READINGS += [Reading('svt', '32x8', 0, 'a', 'textsr', 'A', -1.5, math.inf, 1.0)]
+
+
+def row(rows, name, method):
+    return next(row for row in rows if (row['set'], row['method']) == (name, method))
+
+
+def test_summary_by_set_and_pooled():
+    rows = summarize(READINGS)
+    assert row(rows, 'ic13', 'none')['accuracy'] == pytest.approx(200 / 3)
+    assert row(rows, 'ic13', 'none')['psnr'] is None
+    assert row(rows, 'ic13', 'textsr')['psnr'] == 21
+    combined = row(rows, 'combined', 'textsr')
+    assert combined['words'] == 4 and combined['accuracy'] == 50  # by words, not the mean of 33.3 and 100
+    assert combined['ssim'] == pytest.approx(0.625)
+
+
+def test_one_set_needs_no_combined_row():
+    assert {row['set'] for row in summarize(READINGS[:3])} == {'ic13'}
+
+
+def test_markdown_keeps_the_order_and_shows_gaps():
+    text = markdown(summarize(READINGS), ['svt', 'cute', 'ic13'])
+    accuracy = text.split('\n\n')[1].splitlines()
+    names = [line.split('|')[1].strip() for line in accuracy[2:]]
+    assert list(dict.fromkeys(names)) == ['svt', 'cute', 'ic13', 'combined']
+    assert '| cute | - |' in text
+    assert len({line.count('|') for line in accuracy}) == 1
+    assert '| ic13 | 3 | textsr | - | 33.3 |' in text
+    assert '21.00 / 0.5000' in text
+
+
+def test_saved_files(tmp_path):
+    rows = summarize(READINGS)
+    save_tables(tmp_path, rows, [READINGS[0]._replace(label='a\tb\n"c"')], 'table')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['predictions.tsv', 'results.json', 'results.md']
+    lines = (tmp_path / 'predictions.tsv').read_text().splitlines()
+    assert lines[0].split('\t') == ['set', 'lr_size', 'index', 'label', 'method', 'string', 'score']
+    assert lines[1].split('\t') == ['ic13', 'original', '0', 'a b "c"', 'none', 'a', '-1.0000']
+    cells = json.loads((tmp_path / 'results.json').read_text(), parse_constant=pytest.fail)
+    assert row(cells, 'svt', 'textsr')['psnr'] is None and row(cells, 'svt', 'textsr')['accuracy'] == 100
