@@ -1,5 +1,4 @@
 """Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
-import json
 import random
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from lib import distributed
 from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
-from lib.datasets.samples import PairSamples, ReadingSamples, EvalSamples, collate
+from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 from lib.evaluators import bicubic_enlarger, compare_words, evaluate
 from lib.interruption import Interruption, leave_signals_to_parent
 from lib.logs import RunLog

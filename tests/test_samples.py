@@ -4,7 +4,7 @@ from PIL import Image
 
 from lib.datasets.augment import augment
 from lib.datasets.lmdb_dataset import Record
-from lib.datasets.samples import PairSamples, ReadingSamples, EvalSamples, collate
+from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 from lib.imaging import degrade, resize, to_tensor
 
 

@@ -1,7 +1,20 @@
 """SRGAN's generator, SRResNet (Ledig et al., CVPR 2017, section 2.1.1 and figure 4)."""
 import math
 
+import torch.nn.functional as F
 from torch import nn
+
+
+def conv_by_rows(conv, x):
+    """What `conv` makes of x (N, C, H, W), from a convolution along the rows for each of its kernel's rows.
+
+    On CPUs a large kernel with few output maps is about twice as fast this way, forward and backward.
+    """
+    maps, _, size, _ = conv.weight.shape
+    weight = conv.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)  # (size * maps, C, 1, size)
+    rows = F.conv2d(x, weight, padding=(0, size // 2))
+    rows = F.pad(rows, (0, 0, size // 2, size // 2)).unflatten(1, (size, maps))
+    return sum(rows[:, i, :, i:i + x.shape[2]] for i in range(size)) + conv.bias.view(-1, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -37,7 +50,8 @@ class Generator(nn.Module):
 
     def forward(self, images_lr):
         features = self.head(images_lr)
-        return self.tail(self.upsample(features + self.body(features)))
+        features = self.upsample(features + self.body(features))
+        return conv_by_rows(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
 
 
 def generator_from_state_dict(state_dict):
