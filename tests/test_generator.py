@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lib.imaging import resize
 from lib.models.generator import Generator, generator_from_state_dict
 
 
@@ -14,6 +15,16 @@ def test_published_parameter_counts(blocks, parameters):
 def test_any_size_is_enlarged(scale, size):
     generator = Generator(scale, 1, 4).eval()
     assert generator(torch.rand(2, 3, *size)).shape == (2, 3, scale * size[0], scale * size[1])
+
+
+def test_adds_detail_to_bicubic_interpolation():
+    generator = Generator(4, 1, 4).eval()
+    images = torch.rand(1, 3, 6, 9)
+    bicubic = resize(images, (24, 36))
+    assert 0 < (generator(images) - bicubic).abs().mean() < 0.1
+    torch.nn.init.zeros_(generator.tail.weight)
+    torch.nn.init.zeros_(generator.tail.bias)
+    assert torch.allclose(generator(images).clamp(0, 1), bicubic, atol=1e-6)
 
 
 def test_output_is_not_clamped():

@@ -30,7 +30,11 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Enlarges `scale` (2 or 4) times: (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped. Any h and w."""
+    """Enlarges `scale` (2 or 4) times: (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped. Any h and w.
+
+    The layers are those of SRGAN. One thing is added [our choice]: they give what bicubic interpolation lacks, so that
+    a generator is as good as that from its first steps on.
+    """
 
     def __init__(self, scale=4, blocks=16, maps=64):
         super().__init__()
@@ -47,11 +51,14 @@ class Generator(nn.Module):
             for _ in range(int(math.log2(scale)))
         ))
         self.tail = nn.Conv2d(maps, 3, 9, padding=4)
+        self.tail.weight.data.mul_(0.1)  # a new one starts near bicubic interpolation
 
     def forward(self, images_lr):
         features = self.head(images_lr)
         features = self.upsample(features + self.body(features))
-        return conv_by_rows(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
+        detail = conv_by_rows(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
+        # with antialias the kernel is Pillow's; without it torch takes another one
+        return detail + F.interpolate(images_lr, detail.shape[-2:], mode='bicubic', antialias=True)
 
 
 def generator_from_state_dict(state_dict):
