@@ -1,0 +1,49 @@
+"""Take the weights of one network out of a training checkpoint, to be shipped: float16, without optimizers.
+
+    python3 -m utils.export_weights logs/best.pth weights/textsr.pth
+"""
+import argparse
+import sys
+
+import torch
+
+from lib.checkpoint import load_checkpoint, save_checkpoint
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Take the weights of one network out of a training checkpoint.')
+    parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py')
+    parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}')
+    parser.add_argument('--network', choices=['generator', 'recognizer'],
+                        help='none: the recognizer of --arch aster, else the generator')
+    parser.add_argument('--float32', action='store_true', help='keep full precision (default: float16, half the size)')
+    return parser.parse_args(argv)
+
+
+def export(checkpoint, network=None, dtype=None):
+    """What to save of a training checkpoint; ValueError that names the network where it has none."""
+    network = network or ('recognizer' if checkpoint.get('arch') == 'aster' else 'generator')
+    if network not in checkpoint:
+        raise ValueError(f'no {network} in it; it holds {", ".join(map(str, checkpoint))}')
+    state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() else value
+                  for name, value in checkpoint[network].items()}
+    return {'state_dict': state_dict, 'arch': checkpoint['arch'], 'iteration': checkpoint['progress']['iteration']}
+
+
+def main(argv=None):
+    """Export; returns the exit status: 0, or 2 for a file that cannot be used."""
+    args = parse_args(argv)
+    try:
+        content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16)
+        save_checkpoint(args.output, content)
+    except ValueError as error:
+        print(f'export_weights.py: {args.checkpoint}: {error}', file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f'export_weights.py: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
