@@ -3,6 +3,8 @@ import os
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def setup(device):
@@ -37,9 +39,28 @@ def any_process(flag, device):
     """True on every process where it is true on one: how all stop at the same step."""
     if world() == 1:
         return bool(flag)
-    flags = torch.tensor(int(flag), device=device)
+    flags = torch.tensor(int(bool(flag)), device=device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
+
+
+def mean(numbers, device):
+    """The mean over the processes of each number of a dict; all give the same names."""
+    if world() == 1:
+        return numbers
+    values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(values)
+    return dict(zip(numbers, (values / world()).tolist()))
+
+
+def average_buffers(network):
+    """Give all processes the mean of the statistics that the batch norm of each has gathered from its own batches."""
+    if world() == 1:
+        return
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= world()
 
 
 def wrap(network, device, sync_bn=False):
@@ -47,17 +68,70 @@ def wrap(network, device, sync_bn=False):
     if world() == 1:
         return network
     if sync_bn:
-        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return torch.nn.parallel.DistributedDataParallel(
+        network = sync_batch_norm(network, device)
+    # Buffers are averaged when they are read: broadcasting them at each forward would change, between two forwards of a
+    # discriminator, what the backward of the first one needs.
+    return nn.parallel.DistributedDataParallel(
         network, device_ids=[device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
 
 
 def unwrap(network):
     """The network itself, without what `wrap` and torch.compile laid round it."""
     network = getattr(network, '_orig_mod', network)
-    return network.module if isinstance(network, torch.nn.parallel.DistributedDataParallel) else network
+    return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
 def shutdown():
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------------------------------- batch norm over all processes
+
+def sync_batch_norm(network, device):
+    """Let every batch norm of the network take its statistics over the batches of all processes."""
+    if device.type == 'cuda':
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = GlobalBatchNorm  # weights, buffers and their names stay
+    return network
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; what flows back is the sum of what flows back in each."""
+
+    @staticmethod
+    def forward(ctx, values):
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """nn.SyncBatchNorm for CPUs, which that one does not support."""
+
+    def _check_input_dim(self, _):
+        pass
+
+    def forward(self, x):
+        """x (N, C, ...), N may differ between the processes; the same shape."""
+        if not self.training:
+            return super().forward(x)
+        axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        *sums, count = _Sum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])).split(x.shape[1])
+        mean = sums[0] / count
+        centred = x - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale.view(shape) + self.bias.view(shape)

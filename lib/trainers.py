@@ -1,6 +1,5 @@
 """One step of training, for the two kinds of run: super-resolution (with its losses) and the recognizer alone."""
 import math
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -41,14 +40,17 @@ class Update:
         self.scheduler = LambdaLR(optimizer, schedule)
         self.skipped = 0
 
-    def step(self, loss):
-        """Go one step down; returns the norm of the gradient before it was clipped."""
+    def step(self, loss, retain_graph=False):
+        """Go one step down; returns the norm of the gradient before it was clipped.
+
+        Gradients are computed of these parameters alone. retain_graph: the graph is needed for another loss.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         scaler = self.scaler
-        (scaler.scale(loss) if scaler else loss).backward()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']]
+        (scaler.scale(loss) if scaler else loss).backward(inputs=parameters, retain_graph=retain_graph)
         if scaler:
             scaler.unscale_(self.optimizer)
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_clip or math.inf))
         if scaler:
             self.skipped += not math.isfinite(norm)
@@ -71,6 +73,13 @@ class Update:
         self.skipped = state['skipped']
         if self.scaler and state['scaler']:
             self.scaler.load_state_dict(state['scaler'])
+
+    def go_to(self, step):
+        """Take the schedule's learning rates of this step."""
+        scheduler = self.scheduler
+        scheduler.last_epoch = step
+        for group, rate, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
+            group['lr'] = rate * factor(step)
 
 
 class Trainer:
@@ -124,26 +133,35 @@ class SuperResolutionTrainer(Trainer):
         with self.autocast():
             sr = self.generator(lr)
         sr = sr.float()
-        with _without_gradient(self.discriminator):
-            terms = self.losses(sr, hr, batch['label'])
-            total = weighted_total(terms, self.weights)
-            numbers = {'total': float(total), 'gradient': self.updates['generator'].step(total)}
-        for term, value in terms.items():
-            numbers[term] = float(value)
-            numbers[f'weighted/{term}'] = float(value) * self.weights[term]
-        if self.discriminator is not None:
-            numbers['discriminator'] = self.step_discriminator(sr.detach(), hr)
+        # looked at once: the discriminator changes only after the generator
+        fake_logits = None if self.discriminator is None else self.discriminate(sr)
+        terms = self.losses(sr, hr, batch['label'], fake_logits)
+        total, values = weighted_total(terms, self.weights)
+        norm = self.updates['generator'].step(total, retain_graph=fake_logits is not None)
+        numbers = {'total': sum(value * self.weights[term] for term, value in values.items()), 'gradient': norm}
+        for term, value in values.items():
+            numbers[term] = value
+            numbers[f'weighted/{term}'] = value * self.weights[term]
+        if fake_logits is not None:
+            loss = discriminator_loss(self.discriminate(hr), fake_logits)
+            _, values = weighted_total({'discriminator': loss}, {'discriminator': 1})
+            self.updates['discriminator'].step(loss)
+            numbers.update(values)
         return numbers
 
-    def losses(self, sr, hr, labels):
-        """Every term that has a weight, raw, by name."""
+    def discriminate(self, images):
+        """Logits (N,) of images (N, 3, H, W)."""
+        self.discriminator.train()
+        with self.autocast():
+            return self.discriminator(images).float()
+
+    def losses(self, sr, hr, labels, fake_logits=None):
+        """Every term that has a weight, raw, by name; fake_logits are those of sr."""
         terms = {}
         if 'content' in self.weights:
             terms['content'] = content_loss(sr, hr)
         if 'adversarial' in self.weights:
-            with self.autocast():
-                fake = unwrap(self.discriminator)(sr)
-            terms['adversarial'] = generator_loss(fake.float())
+            terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
             terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels)
         if 'vgg' in self.weights:
@@ -152,16 +170,6 @@ class SuperResolutionTrainer(Trainer):
         if 'tv' in self.weights:
             terms['tv'] = total_variation_loss(sr)
         return terms
-
-    def step_discriminator(self, fake, real):
-        """One step of the discriminator on generated and real images; returns its loss."""
-        self.discriminator.train()
-        with self.autocast():
-            real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)
-        loss = discriminator_loss(real_logits.float(), fake_logits.float())
-        weighted_total({'discriminator': loss}, {'discriminator': 1})
-        self.updates['discriminator'].step(loss)
-        return float(loss)
 
 
 class RecognizerTrainer(Trainer):
@@ -179,28 +187,15 @@ class RecognizerTrainer(Trainer):
         with self.autocast():
             logits = self.recognizer(images, targets)
         loss = sequence_cross_entropy(logits, targets, self.vocabulary.padding)
-        total = weighted_total({'recognition': loss}, {'recognition': 1})
-        return {'total': float(total), 'gradient': self.updates['recognizer'].step(total)}
+        _, values = weighted_total({'recognition': loss}, {'recognition': 1})
+        return {'total': values['recognition'], 'gradient': self.updates['recognizer'].step(loss)}
 
 
 def weighted_total(terms, weights):
-    """Sum of the terms by their weights; NonFiniteLoss that names the first term that is not finite."""
-    total = sum(weights[name] * value for name, value in terms.items())
-    if not math.isfinite(float(total)):
-        name = next((name for name, value in terms.items() if not math.isfinite(float(value))), 'total')
-        raise NonFiniteLoss(f'the {name} loss is {float(terms.get(name, total))}; the last checkpoint is kept. '
-                            'Try a lower --lr or --grad_clip 1')
-    return total
-
-
-@contextmanager
-def _without_gradient(network):
-    """Let gradients through a network (or None) without computing those of its parameters."""
-    if network is None:
-        yield
-        return
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
+    """Sum of the terms by their weights, and the terms as numbers; NonFiniteLoss names the first one not finite."""
+    values = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist()))  # one wait for a GPU
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f'the {name} loss is {value}; the last checkpoint is kept. '
+                                'Try a lower --lr or --grad_clip 1')
+    return sum(weights[name] * value for name, value in terms.items()), values

@@ -44,7 +44,7 @@ class EpochSampler:
 
     def __len__(self):
         """Steps that are left of the epoch."""
-        return self.epoch_size // self.step_size - self.start // self.step_size
+        return max(0, (self.epoch_size - self.start) // self.step_size)
 
     def __iter__(self):
         order = self.order()
