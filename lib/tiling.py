@@ -56,10 +56,13 @@ def enlarge_in_tiles(enlarge, image, radius, tile=TILE):
 @contextlib.contextmanager
 def _inputs_masked(generator, masks):
     """While entered, each convolution's input is multiplied by the mask of its height; `masks`: {height: mask}."""
-    def blank(_module, args):
-        args[0].mul_(masks[args[0].shape[2]])  # in place: nothing uses what lies outside the images
+    def blank(features):
+        features.mul_(masks[features.shape[2]])  # in place: nothing uses what lies outside the images
 
-    hooks = [module.register_forward_pre_hook(blank) for module in generator.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
+             for module in generator.modules() if isinstance(module, nn.Conv2d)]
+    # the last convolution need not be called as a module
+    hooks.append(generator.upsample.register_forward_hook(lambda _module, _args, features: blank(features)))
     try:
         yield
     finally:
@@ -80,15 +83,12 @@ def enlarge_together(generator, images):
         batch[number, :, :image.shape[1], :image.shape[2]] = image
         inside[number, :, :image.shape[1], :image.shape[2]] = 1
     batch = batch.contiguous(memory_format=torch.channels_last)
-    if inside.all():
-        enlarged = generator(batch)
-    else:
-        scales = [2 ** power for power in range(int(math.log2(generator.scale)) + 1)]
-        masks = {height * scale: inside.repeat_interleave(scale, 2).repeat_interleave(scale, 3) for scale in scales}
-        with _inputs_masked(generator, masks):
-            enlarged = generator(batch)
     scale = generator.scale
-    return [result[:, :image.shape[1] * scale, :image.shape[2] * scale] for result, image in zip(enlarged, images)]
+    masks = {height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
+    with contextlib.nullcontext() if inside.all() else _inputs_masked(generator, masks):
+        details = generator.detail(batch)
+    return [generator.base(image[None])[0] + detail[:, :image.shape[1] * scale, :image.shape[2] * scale]
+            for image, detail in zip(images, details)]
 
 
 def batches(sizes, batch_size, max_pixels=TILE * TILE):

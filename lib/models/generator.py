@@ -54,11 +54,19 @@ class Generator(nn.Module):
         self.tail.weight.data.mul_(0.1)  # a new one starts near bicubic interpolation
 
     def forward(self, images_lr):
+        return self.base(images_lr) + self.detail(images_lr)
+
+    def base(self, images_lr):
+        """Bicubic interpolation."""
+        size = [side * self.scale for side in images_lr.shape[-2:]]
+        # with antialias the kernel is Pillow's; without it torch takes another one
+        return F.interpolate(images_lr, size, mode='bicubic', antialias=True)
+
+    def detail(self, images_lr):
+        """What the layers add to it."""
         features = self.head(images_lr)
         features = self.upsample(features + self.body(features))
-        detail = conv_by_rows(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
-        # with antialias the kernel is Pillow's; without it torch takes another one
-        return detail + F.interpolate(images_lr, detail.shape[-2:], mode='bicubic', antialias=True)
+        return conv_by_rows(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
 
 
 def generator_from_state_dict(state_dict):
