@@ -1,0 +1,220 @@
+"""Two processes on the CPU, as torchrun would start them, against one."""
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import main
+from lib import distributed
+from lib.checkpoint import load_checkpoint, load_generator
+from lib.datasets.sampler import EpochSampler
+
+SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
+         '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+def _process(function, arguments, rank, port, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    status = 1
+    with open(folder / f'rank{rank}.txt', 'w') as sys.stdout:
+        sys.stderr = sys.stdout
+        try:
+            torch.save(function(*arguments), folder / f'rank{rank}.pt')
+            status = 0
+        except Exception:
+            traceback.print_exc()
+    os._exit(status)  # not pytest's way out, of which this is a fork
+
+
+def in_two_processes(folder, function, *arguments):
+    """What `function` returns in each of two processes; `dist` is for it to join."""
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    context = multiprocessing.get_context('fork')
+    processes = [context.Process(target=_process, args=(function, arguments, rank, port, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+        if process.is_alive():
+            process.kill()
+    texts = [(folder / f'rank{rank}.txt').read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [0, 0], '\n'.join(texts)
+    return [SimpleNamespace(result=torch.load(folder / f'rank{rank}.pt'), text=texts[rank]) for rank in range(2)]
+
+
+def run(argv):
+    """main.py in this process: its status and, where it trained, the state of its networks."""
+    kept, build = [], main.build_trainer
+
+    def build_and_keep(*args):
+        kept.append(build(*args))
+        return kept[-1]
+
+    main.build_trainer = build_and_keep
+    try:
+        status = main.main([str(word) for word in argv])
+    finally:
+        main.build_trainer = build
+    return status, {name: value for name, value in kept[0].state_dict().items() if name != 'updates'} if kept else {}
+
+
+def run_two(folder, argv):
+    return in_two_processes(folder, run, argv)
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / 'log.txt').read_text().splitlines()]
+
+
+def same(state, other):
+    return all(torch.equal(state[network][name], other[network][name]) for network in state for name in state[network])
+
+
+# The order of the gradients' sums differs; Adam makes much of that in gradients near zero, so what is compared is what
+# the networks do and not their parameters.
+def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path, tiny_lmdb, tiny_aster):
+    words = tiny_lmdb()
+    argv = ['--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2', *SMALL]
+    ranks = run_two(tmp_path / 'processes', [*argv, '--sync_bn', '--batch_size', '2', '--logs_dir', tmp_path / 'two'])
+    (status0, state0), (status1, state1) = ranks[0].result, ranks[1].result
+    assert (status0, status1) == (0, 0)
+    assert set(state0) == {'generator', 'discriminator'}
+    assert same(state0, state1)
+    assert run([*argv, '--batch_size', '4', '--logs_dir', tmp_path / 'one'])[0] == 0
+
+    two, one = log_of(tmp_path / 'two'), log_of(tmp_path / 'one')
+    assert two[-1]['iteration'] == one[-1]['iteration'] == 4
+    for of_two, of_one in zip(two, one):
+        assert set(of_two) == set(of_one)
+        for name in set(of_one) - {'seconds'}:
+            assert of_two[name] == pytest.approx(of_one[name], rel=1e-3, abs=1e-4), name
+    images = torch.rand(2, 3, 8, 16)
+    sr_two, sr_one = (load_generator(tmp_path / name / 'last.pth').eval()(images) for name in ('two', 'one'))
+    assert (sr_two - sr_one).abs().max() < 1e-3
+    first = load_checkpoint(tmp_path / 'two' / 'last.pth')['progress']
+    assert first['epoch'] == 2 and first['position'] == 0
+
+
+@pytest.mark.parametrize('flags', ['--arch srresnet', '--arch aster', '--arch textsr --finetune_aster'])
+def test_processes_end_with_equal_networks(tmp_path, tiny_lmdb, tiny_aster, flags):
+    words = tiny_lmdb()
+    argv = ['--train_data_dir', words, '--aster_path', tiny_aster, '--epochs', '1', '--batch_size', '2',
+            '--logs_dir', tmp_path / 'logs', *SMALL, *flags.split()]
+    (status0, state0), (status1, state1) = (rank.result for rank in run_two(tmp_path / 'processes', argv))
+    assert (status0, status1) == (0, 0)
+    assert same(state0, state1)
+    saved = load_checkpoint(tmp_path / 'logs' / 'last.pth')
+    assert same({name: saved[name] for name in state0}, state0)
+
+
+def test_a_batch_without_a_picture_on_one_process_stops_none(tmp_path, tiny_lmdb, tiny_aster):
+    words = tiny_lmdb(changes={f'image-{number:09d}': b'damaged' for number in (1, 2, 3)})
+    argv = ['--arch', 'srresnet', '--train_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2', *SMALL,
+            '--batch_size', '1', '--logs_dir', tmp_path / 'logs']
+    ranks = run_two(tmp_path / 'processes', argv)
+    assert [rank.result[0] for rank in ranks] == [0, 0]
+    assert sum(entry['unreadable'] for entry in log_of(tmp_path / 'logs')) == 6
+
+
+def test_table_of_two_processes_equals_that_of_one(tmp_path, tiny_lmdb, tiny_aster):
+    sets = [f'a={tiny_lmdb("a", words=("sun", "Moon", "ab1", "K9", "rain"))}', f'b={tiny_lmdb("b", words=("no",))}']
+    argv = ['--test', '--methods', 'bicubic', '--aster_path', tiny_aster, '--single_test', *SMALL,
+            '--test_data_dir', *sets]
+    ranks = run_two(tmp_path / 'processes', [*argv, '--logs_dir', tmp_path / 'two'])
+    assert [rank.result[0] for rank in ranks] == [0, 0]
+    assert run([*argv, '--logs_dir', tmp_path / 'one'])[0] == 0
+    table = (tmp_path / 'one' / 'results.md').read_text()
+    assert '| a | 5 |' in table and '| b | 1 |' in table and '| combined | 6 |' in table
+    assert (tmp_path / 'two' / 'results.md').read_text() == table
+    assert ranks[0].text.strip().endswith(table.strip())
+    assert ranks[1].text == ''
+
+
+@pytest.mark.parametrize('first', [1, 2])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, tiny_lmdb, tiny_aster, first):
+    logs = tmp_path / 'logs'
+    argv = ['--arch', 'srresnet', '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, *SMALL,
+            '--batch_size', '2', '--logs_dir', logs]
+    runs = {1: lambda argv: run(argv)[0], 2: lambda argv: run_two(tmp_path / 'processes', argv)[0].result[0]}
+    steps = {1: 4, 2: 2}  # of an epoch of eight words
+    assert runs[first]([*argv, '--epochs', '1']) == 0
+    assert load_checkpoint(logs / 'last.pth')['progress']['iteration'] == steps[first]
+    assert runs[3 - first]([*argv, '--epochs', '3', '--resume']) == 0
+    state, all_steps = load_checkpoint(logs / 'last.pth'), 3 * steps[3 - first]
+    assert state['progress']['epoch'] == 3 and state['progress']['iteration'] == all_steps
+    assert state['updates']['generator']['scheduler']['last_epoch'] == all_steps
+    assert [entry['epoch'] for entry in log_of(logs)] == [0, 1, 2]
+
+
+def test_processes_share_out_every_draw_of_an_epoch():
+    one = EpochSampler([5, 6], 4, seed=3)
+    two = [EpochSampler([5, 6], 2, seed=3, rank=rank, world=2) for rank in range(2)]
+    assert [left + right for left, right in zip(*two)] == list(one)
+    for sampler in (one, *two):
+        sampler.set_position(0, 2)  # where a run of other processes stopped
+    assert len(one) == 2 and all(len(batch) == 4 for batch in one)
+
+
+def _global_batch_norm(x, weight):
+    distributed.setup(torch.device('cpu'))
+    network = distributed.sync_batch_norm(nn.Sequential(nn.BatchNorm2d(3)), torch.device('cpu'))
+    mine = (x[:1] if dist.get_rank() == 0 else x[1:]).clone().requires_grad_()
+    y = network(mine)
+    (y * weight[:1] if dist.get_rank() == 0 else y * weight[1:]).sum().backward()
+    distributed.shutdown()
+    return y.detach(), mine.grad, network.state_dict()
+
+
+def test_batch_norm_over_processes_equals_that_over_the_whole_batch(tmp_path):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 3, 4, 6).flatten(0, 1)[:4] * 3 + 2, torch.randn(4, 3, 4, 6)
+    ranks = [rank.result for rank in in_two_processes(tmp_path, _global_batch_norm, x, weight)]
+    norm, whole = nn.Sequential(nn.BatchNorm2d(3)), x.clone().requires_grad_()
+    y = norm(whole)
+    (y * weight).sum().backward()
+    torch.testing.assert_close(torch.cat([rank[0] for rank in ranks]), y)
+    torch.testing.assert_close(torch.cat([rank[1] for rank in ranks]), whole.grad)
+    for rank in ranks:
+        torch.testing.assert_close(dict(rank[2]), dict(norm.state_dict()))
+
+
+def _reduce(_):
+    device = distributed.setup(torch.device('cpu'))
+    rank = distributed.rank()
+    norm = nn.BatchNorm1d(1)
+    norm.running_mean.fill_(rank)
+    distributed.average_buffers(norm)
+    result = (distributed.gather([rank, 'x'][:rank + 1]), distributed.any_process(rank == 1, device),
+              distributed.any_process(None, device), distributed.mean({'a': rank, 'b': 4.0}, device),
+              float(norm.running_mean))
+    distributed.shutdown()
+    return result
+
+
+def test_what_processes_tell_each_other(tmp_path):
+    for rank in in_two_processes(tmp_path, _reduce, None):
+        assert rank.result == ([0, 1, 'x'], True, False, {'a': 0.5, 'b': 4.0}, 0.5)
+
+
+def test_one_process_needs_no_group():
+    norm = nn.BatchNorm1d(1)
+    assert distributed.rank() == 0 and distributed.world() == 1
+    assert distributed.gather([1]) == [1]
+    assert distributed.any_process(3, None) and not distributed.any_process(None, None)
+    assert distributed.mean({'a': 1.0}, None) == {'a': 1.0}
+    assert distributed.wrap(norm, torch.device('cpu')) is norm is distributed.unwrap(norm)
