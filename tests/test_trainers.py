@@ -1,0 +1,254 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.checkpoint import load_aster
+from lib.models.discriminator import Discriminator
+from lib.models.generator import Generator
+from lib.trainers import (
+    NonFiniteLoss,
+    RecognizerTrainer,
+    SuperResolutionTrainer,
+    Update,
+    cosine_schedule,
+    weighted_total,
+)
+from lib.vocabulary import Vocabulary
+
+CPU = torch.device('cpu')
+TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
+
+
+def update_of(*networks, lr=1e-3, grad_clip=0.0, schedule=lambda step: 1.0):
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    return Update(torch.optim.Adam(parameters, lr), schedule, grad_clip)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return {'hr': torch.rand(2, 3, 16, 32, generator=generator), 'lr': torch.rand(2, 3, 8, 16, generator=generator),
+            'label': ['sun', 'K9']}
+
+
+@pytest.fixture
+def build(tiny_aster):
+    """build(weights, finetune=False) -> a trainer with new networks, always the same."""
+    def make(weights, finetune=False, **flags):
+        torch.manual_seed(0)
+        generator, judge = Generator(2, 1, 8), load_aster(tiny_aster).freeze().requires_grad_(finetune)
+        with torch.no_grad():  # random ones pass the gradient on, those of a new recognizer hold it back
+            judge.stn_head.stn_fc2.weight.normal_(std=0.01)
+        networks, updates = {'generator': generator}, {}
+        if finetune:
+            networks['recognizer'] = judge
+        updates['generator'] = update_of(*networks.values(), **flags)
+        if weights.get('adversarial'):
+            networks['discriminator'] = Discriminator(4)
+            updates['discriminator'] = update_of(networks['discriminator'])
+        return SuperResolutionTrainer(networks, updates, CPU, weights, judge, Vocabulary(), vgg=F.l1_loss)  # a stand-in
+    return make
+
+
+def copy_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def changed(network, before):
+    return [name for name, value in network.state_dict().items() if not torch.equal(value, before[name])]
+
+
+def gradients(network):
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_each_loss_alone_has_a_gradient_into_the_generator(build, batch, term):
+    trainer = build({term: 1.0})
+    before = copy_of(trainer.generator)
+    numbers = trainer.step(batch)
+    assert numbers['gradient'] > 0
+    assert any(gradient.abs().max() > 0 for gradient in gradients(trainer.generator.head))
+    assert 'head.0.weight' in changed(trainer.generator, before)
+
+
+def test_the_perceptual_loss_changes_nothing_in_the_recognizer(build, batch):
+    trainer = build({'tpl': 1.0})
+    before = copy_of(trainer.judge)
+    trainer.step(batch)
+    assert changed(trainer.judge, before) == []
+    assert gradients(trainer.judge) == []
+    assert all(gradient.abs().max() > 0 for gradient in gradients(trainer.generator.tail))
+
+
+def test_every_term_is_reported_raw_and_weighted(build, batch):
+    weights = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3, 'tv': 2e-8}
+    numbers = build(weights).step(batch)
+    for term, weight in weights.items():
+        assert numbers[f'weighted/{term}'] == pytest.approx(weight * numbers[term])
+    assert numbers['total'] == pytest.approx(sum(numbers[f'weighted/{term}'] for term in weights))
+    assert set(numbers) == {'total', 'gradient', 'discriminator', *weights, *(f'weighted/{term}' for term in weights)}
+    assert numbers['tv'] > 0 and all(math.isfinite(value) for value in numbers.values())
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_terms_without_weight_are_not_computed(build, batch, term, monkeypatch):
+    def fail(*_args, **_keywords):
+        raise AssertionError('computed')
+
+    functions = {'content': 'content_loss', 'adversarial': 'generator_loss', 'tpl': 'text_perceptual_loss',
+                 'tv': 'total_variation_loss'}
+    for other in functions.keys() - {term}:
+        monkeypatch.setattr(f'lib.trainers.{functions[other]}', fail)
+    if term != 'vgg':
+        monkeypatch.setattr(F, 'l1_loss', fail)
+    numbers = build({**dict.fromkeys(TERMS, 0.0), term: 1.0}).step(batch)
+    assert set(numbers) - {'discriminator'} == {'total', 'gradient', term, f'weighted/{term}'}
+    assert ('discriminator' in numbers) == (term == 'adversarial')
+
+
+def test_the_discriminators_loss_does_not_reach_the_generator(build, batch):
+    alone, both = build({'content': 1.0}), build({'content': 1.0, 'adversarial': 1e-30})
+    before = copy_of(both.discriminator)
+    alone.step(batch)
+    both.step(batch)
+    assert changed(both.generator, copy_of(alone.generator)) == []
+    weights = [name for name in changed(both.discriminator, before) if name.endswith('weight')]
+    assert len(weights) == len([name for name in before if name.endswith('weight')])
+
+
+def test_the_generators_loss_does_not_reach_the_discriminator(build, batch):
+    trainer = build({'content': 1.0, 'adversarial': 1.0})
+    before, norms = copy_of(trainer.discriminator), []
+    trainer.updates['discriminator'].step = lambda loss: norms.append(loss.item())
+    trainer.step(batch)
+    assert len(norms) == 1
+    assert not [name for name in changed(trainer.discriminator, before) if name.endswith(('weight', 'bias'))]
+    assert gradients(trainer.discriminator) == []
+
+
+def test_the_discriminators_gradient_is_that_of_its_own_loss(build, batch):
+    """It looks at the generated images once, for both losses; that is as good as looking twice."""
+    trainer, twice = build({'adversarial': 1.0}), build({'adversarial': 1.0})
+    trainer.step(batch)
+    with torch.no_grad():
+        fake = twice.generator.train()(batch['lr'])
+    loss = nn.functional.softplus(-twice.discriminate(batch['hr'])) + nn.functional.softplus(twice.discriminate(fake))
+    (loss.mean() / 2).backward()
+    for ours, theirs in zip(gradients(trainer.discriminator), gradients(twice.discriminator)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_discriminator_learns_to_tell_the_images_apart(build, batch):
+    trainer = build({'adversarial': 1e-3})
+    losses = [trainer.step(batch)['discriminator'] for _ in range(12)]
+    assert losses[-1] < losses[0] / 1.5
+
+
+def test_a_recognizer_that_is_trained_along_moves_but_for_its_statistics(build, batch):
+    trainer = build({'tpl': 1.0}, finetune=True)
+    before = copy_of(trainer.judge)
+    trainer.step(batch)
+    moved = changed(trainer.judge, before)
+    assert {'encoder.layer0.0.weight', 'decoder.decoder.fc.weight', 'stn_head.stn_fc2.weight'} <= set(moved)
+    assert not [name for name in moved if 'running' in name or 'num_batches' in name or name.startswith('tps.')]
+    assert 'recognizer' in trainer.state_dict()
+
+
+@pytest.mark.parametrize('term', TERMS)
+def test_a_loss_that_is_not_finite_is_named_and_nothing_moves(build, batch, term, monkeypatch):
+    trainer = build(dict.fromkeys(TERMS, 1.0))
+    before, losses = copy_of(trainer.generator.head), trainer.losses
+
+    def broken(*args):
+        terms = losses(*args)
+        return {**terms, term: terms[term] * math.nan}
+
+    monkeypatch.setattr(trainer, 'losses', broken)
+    with pytest.raises(NonFiniteLoss, match=f'the {term} loss is nan'):
+        trainer.step(batch)
+    assert changed(trainer.generator.head, before) == []
+
+
+def test_weighted_total_names_the_first_bad_term():
+    total, values = weighted_total({'a': torch.tensor(2.0), 'b': torch.tensor(3.0)}, {'a': 1.0, 'b': 0.5})
+    assert float(total) == 3.5 and values == {'a': 2.0, 'b': 3.0}
+    with pytest.raises(NonFiniteLoss, match='the b loss is inf'):
+        weighted_total({'a': torch.tensor(1.0), 'b': torch.tensor(math.inf)}, {'a': 1.0, 'b': 0.0})
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    with pytest.raises(NonFiniteLoss, match='gradient'):
+        update_of(network).step(network(torch.ones(1, 1)).sqrt().sum())  # the slope of a root at 0
+    assert network.weight.item() == 0
+
+
+def test_gradient_clip_bounds_the_step_and_reports_the_norm_before():
+    network = nn.Linear(2, 1, bias=False)
+    update = Update(torch.optim.SGD(network.parameters(), 1.0), lambda step: 1.0, grad_clip=0.5)
+    before = network.weight.detach().clone()
+    assert update.step(network(torch.tensor([[3.0, 4.0]])).sum()) == pytest.approx(5)
+    assert (network.weight - before).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_cosine_schedule():
+    factor = cosine_schedule(total_steps=110, warmup=10)
+    assert [factor(step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
+    assert factor(60) == pytest.approx(0.505)
+    assert factor(110) == factor(1000) == pytest.approx(0.01)
+    assert all(factor(step + 1) <= factor(step) for step in range(10, 120))
+    assert cosine_schedule(10, 0)(0) == 1
+
+
+def test_an_update_follows_its_schedule_and_jumps_to_a_step():
+    network = nn.Linear(1, 1)
+    update = update_of(network, lr=2.0, schedule=lambda step: 1 / (1 + step))
+    rates = []
+    for _ in range(3):
+        rates.append(update.optimizer.param_groups[0]['lr'])
+        update.step(network(torch.ones(1, 1)).sum())
+    assert rates == pytest.approx([2, 1, 2 / 3])
+    update.go_to(9)
+    assert update.optimizer.param_groups[0]['lr'] == pytest.approx(0.2)
+    update.step(network(torch.ones(1, 1)).sum())
+    assert update.optimizer.param_groups[0]['lr'] == pytest.approx(2 / 11)
+
+
+def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(build, batch):
+    weights = {'content': 1.0, 'adversarial': 1e-3}
+    whole = build(weights, schedule=lambda step: 1 / (1 + step))
+    for _ in range(2):
+        whole.step(batch)
+    state = copy.deepcopy(whole.state_dict())
+    resumed = build(weights, schedule=lambda step: 1 / (1 + step))
+    resumed.load_state_dict(state)
+    assert resumed.step(batch) == whole.step(batch)
+    for name, network in resumed.networks.items():
+        assert changed(network, copy_of(whole.networks[name])) == []
+
+
+def test_a_state_of_another_kind_or_size_is_refused(build):
+    state = build({'content': 1.0}).state_dict()
+    with pytest.raises(ValueError, match='it trains generator, this run generator, discriminator'):
+        build({'adversarial': 1.0}).load_state_dict(state)
+    state['generator'] = Generator(2, 2, 8).state_dict()
+    with pytest.raises(ValueError, match='its generator does not fit'):
+        build({'content': 1.0}).load_state_dict(state)
+
+
+def test_the_recognizer_learns_two_words(tiny_aster):
+    recognizer = load_aster(tiny_aster)
+    updates = {'recognizer': update_of(recognizer, lr=0.01)}
+    trainer = RecognizerTrainer({'recognizer': recognizer}, updates, CPU, Vocabulary())
+    torch.manual_seed(0)
+    batch = {'images': torch.rand(2, 3, 64, 256) * 2 - 1, 'label': ['sun', 'K9']}
+    statistics = recognizer.encoder.layer0[1].running_mean.clone()
+    losses = [trainer.step(batch)['total'] for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert not torch.equal(statistics, recognizer.encoder.layer0[1].running_mean)
