@@ -1,8 +1,11 @@
 """Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +19,20 @@ from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 from lib.evaluators import bicubic_enlarger, compare_words, evaluate
-from lib.interruption import Interruption, leave_signals_to_parent
+from lib.interruption import Interrupted, Interruption, leave_signals_to_parent
 from lib.logs import RunLog
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
-from lib.options import GENERATOR_PATHS, parse_args
+from lib.options import DEMO_WORDS, GENERATOR_PATHS, parse_args
 from lib.tables import markdown, save_tables, summarize
 from lib.trainers import NonFiniteLoss, RecognizerTrainer, SuperResolutionTrainer, Update, cosine_schedule
 from lib.vocabulary import Vocabulary, vocabulary_of
 
-DEMO_WORDS = {'./dataset/demo_train': (3000, 1), './dataset/demo_val': (200, 2)}  # folder: (words, seed)
-DEMO_FLAGS = {'blocks': 5, 'maps': 64, 'epochs': 2, 'lr': 1e-3, 'batch_size': 16}
+
+class NothingCameOut(Exception):
+    """No record could be read."""
 
 
 def main(argv=None):
@@ -37,21 +41,26 @@ def main(argv=None):
     try:
         device = distributed.setup(pick_device(args.device))
         seed_everything(args.seed, args.deterministic)
-        if not args.test and not args.train_data_dir:
-            use_rendered_words(args)
+        state = read_resumed(args)
+        if args.demo:
+            render_words()
+        check_sets(args)
         recognizer, vocabulary = build_recognizer(args, device)
-        if args.test:
-            return test(args, build_methods(args, device), recognizer, vocabulary, device)
-        status, methods = train(args, recognizer, vocabulary, device)
-        if status == 0 and args.test_sets:
-            status = test(args, methods, recognizer, vocabulary, device)
-        return status
-    except NonFiniteLoss as error:
+        methods = build_methods(args, device) if args.test else train(args, state, recognizer, vocabulary, device)
+        if args.test_sets:
+            test(args, methods, recognizer, vocabulary, device)
+        return 0
+    except (NonFiniteLoss, NothingCameOut) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f'main.py: {stop}; go on with --resume', file=sys.stderr)
+        return stop.exit_status
+    except KeyboardInterrupt:
+        return 130
     finally:
         distributed.shutdown()
 
@@ -70,30 +79,33 @@ def pick_device(name):
 
 
 def seed_everything(seed, deterministic):
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = not deterministic  # sizes are fixed in training
-    if deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
-def use_rendered_words(args):
-    """Without training data: render a small set under ./dataset and make the run a short one."""
+def render_words():
+    """Render the words of a run without training data, where they are not there yet."""
+    script = Path(__file__).resolve().parent / 'utils' / 'render_words.py'
     for folder, (count, seed) in DEMO_WORDS.items():
         if distributed.rank() == 0 and not Path(folder, 'data.mdb').exists():
             print(f'no --train_data_dir: rendering {count} words into {folder}', flush=True)
-            command = [sys.executable, 'utils/render_words.py', '--out', folder, '--count', str(count), '--seed', str(seed)]
-            if subprocess.run(command, cwd=Path(__file__).resolve().parent).returncode:
+            command = [sys.executable, str(script), '--out', folder, '--count', str(count), '--seed', str(seed)]
+            if subprocess.run(command).returncode:
                 raise OSError(f'{folder}: utils/render_words.py could not render it')
     distributed.gather([])  # all wait for the words
-    args.train_data_dir, args.val_data_dir = [list(DEMO_WORDS)[0]], args.val_data_dir or [list(DEMO_WORDS)[1]]
-    args.test_sets = args.test_sets or [('demo_val', list(DEMO_WORDS)[1])]
-    given = {word.split('=')[0].lstrip('-') for word in sys.argv[1:]}
-    for name, value in DEMO_FLAGS.items():
-        if name not in given:
-            setattr(args, name, value)
+
+
+def check_sets(args):
+    """All sets are there before any work is done on one."""
+    for _, path in args.val_sets + args.test_sets:
+        if path:
+            LmdbDataset([path])
 
 
 def build_recognizer(args, device):
@@ -105,6 +117,8 @@ def build_recognizer(args, device):
     vocabulary = vocabulary_of(recognizer.num_classes)
     if args.voc_type not in (None, vocabulary.voc_type):
         raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}')
+    if args.beam_width > len(vocabulary):
+        raise ValueError(f'--beam_width {args.beam_width}: {args.aster_path} has {len(vocabulary)} classes')
     if args.arch != 'aster' or args.test:
         recognizer.freeze()
         # trained along, it keeps its batch norm statistics: super-resolved batches would shift them
@@ -114,8 +128,9 @@ def build_recognizer(args, device):
 
 def enlarger(generator, device):
     """A generator as a method of the evaluation."""
-    generator = generator.to(device, memory_format=torch.channels_last).eval()
-    return lambda images: generator(images.contiguous(memory_format=torch.channels_last))
+    generator = generator.to(device, memory_format=torch.channels_last)
+    # eval() at each call: between two validations the generator is trained
+    return lambda images: generator.eval()(images.contiguous(memory_format=torch.channels_last))
 
 
 def build_methods(args, device):
@@ -155,9 +170,9 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
     """The trainer of --arch with its networks on the device, wrapped for several processes."""
     schedule = cosine_schedule(total_steps, args.warmup)
 
-    def prepare(network):
-        network = network.to(device, memory_format=torch.channels_last)
-        return distributed.wrap(torch.compile(network) if args.compile else network, device, args.sync_bn)
+    def prepare(network, layout=torch.channels_last):
+        network = distributed.wrap(network.to(device, memory_format=layout), device, args.sync_bn)
+        return torch.compile(network) if args.compile else network
 
     def update(groups, **adam):
         scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
@@ -175,7 +190,8 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         groups.append({'params': list(recognizer.parameters()), 'lr': args.aster_lr})
     updates = {'generator': update(groups)}
     if args.weights['adversarial'] > 0:
-        networks['discriminator'] = prepare(Discriminator(args.disc_maps))
+        layout = torch.contiguous_format if device.type == 'cpu' else torch.channels_last  # the faster one on each
+        networks['discriminator'] = prepare(Discriminator(args.disc_maps), layout)
         updates['discriminator'] = update(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
     return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp)
@@ -183,9 +199,10 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
 
 # ---------------------------------------------------------------------------------------------------------------- train
 
-def train(args, recognizer, vocabulary, device):
-    """Train until --epochs or --max_steps; returns the exit status and the methods to test with."""
-    records = LmdbDataset(args.train_data_dir, args.max_len)
+def train(args, state, recognizer, vocabulary, device):
+    """Train until --epochs or --max_steps, from a checkpoint's `state` or from the start; returns methods to test."""
+    characters = vocabulary.characters + vocabulary.characters.upper()  # LOWERCASE takes capitals too
+    records = LmdbDataset(args.train_data_dir, args.max_len, characters)
     if args.arch == 'aster':
         reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
         samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
@@ -195,30 +212,41 @@ def train(args, recognizer, vocabulary, device):
                            distributed.rank(), distributed.world())
     total_steps = args.max_steps or args.epochs * len(sampler)
     trainer = build_trainer(args, recognizer, vocabulary, device, total_steps)
-    log = RunLog(args.logs_dir, args, enabled=distributed.rank() == 0)
     progress = {'epoch': 0, 'position': 0, 'iteration': 0, 'best': -1.0, 'sums': {}, 'unreadable': 0}
-    if args.resume:
-        progress = resume(args, trainer)
-    log.start(progress['epoch'], progress['iteration'])
+    if state:
+        progress = resume(args, trainer, state)
+        if not args.max_steps:  # other processes or another batch size may have counted other steps
+            steps_an_epoch = len(sampler)
+            sampler.set_position(progress['epoch'], progress['position'])
+            progress['iteration'] = (progress['epoch'] + 1) * steps_an_epoch - len(sampler)
+            for update in trainer.updates.values():
+                update.go_to(progress['iteration'])
+    log = RunLog(args.logs_dir, args, enabled=distributed.rank() == 0)
+    resumed_here = bool(state) and Path(args.resume).resolve().parent == Path(args.logs_dir).resolve()
+    log.start(progress['epoch'], progress['iteration'], resumed_here)
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
-                f'{args.max_len}), {sampler.step_size} a step, {total_steps} steps on {device}')
+                f'{args.max_len}; {records.outside} with characters outside {vocabulary.voc_type}), '
+                f'{sampler.step_size} a step, {total_steps} steps on {device}')
     methods = {'bicubic': bicubic_enlarger(args.ds_scale)}
     if args.arch != 'aster':
         methods[args.arch] = enlarger(distributed.unwrap(trainer.generator), device)
 
+    reported = set()
     with Interruption() as interruption:
-        while progress['iteration'] < total_steps:
+        # a position above zero is an epoch whose end is still to come: its validation and its line in the log
+        while progress['iteration'] < total_steps or progress['position']:
             started = time.time()
-            sampler.set_position(progress['epoch'], progress['position'])
-            stopped = train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption)
+            train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption, reported)
+            if not progress['sums']:
+                raise NothingCameOut(f'{", ".join(args.train_data_dir)}: not one word of the epoch could be read')
             save_run(args, trainer, progress, 'last.pth')
-            if stopped:
-                log.message(f'stopped by signal {interruption.signal}; go on with --resume')
-                return interruption.exit_status, methods
-            entry = {'epoch': progress['epoch'], 'iteration': progress['iteration'], 'unreadable': progress['unreadable'],
-                     **log.means(progress['sums'])}
+            entry = {'epoch': progress['epoch'], 'iteration': progress['iteration'],
+                     'unreadable': progress['unreadable'], **log.means(progress['sums'])}
+            if args.amp == 'fp16':
+                entry['skipped'] = sum(update.skipped for update in trainer.updates.values())
             if args.val_data_dir:
-                entry.update(validate(args, methods, recognizer, vocabulary, device, log, progress['iteration']))
+                with interruption.at_once():
+                    entry.update(validate(args, methods, recognizer, vocabulary, device, log, progress['iteration']))
                 distributed.unwrap(recognizer).train(args.arch == 'aster')
             key = next((k for k in (f'{args.arch}/accuracy', 'none/accuracy') if k in entry), None)
             progress.update(epoch=progress['epoch'] + 1, position=0, sums={}, unreadable=0)
@@ -227,43 +255,46 @@ def train(args, recognizer, vocabulary, device):
                 save_run(args, trainer, progress, 'best.pth')
             log.epoch(entry, seconds=time.time() - started)
             save_run(args, trainer, progress, 'last.pth')
-            if interruption.signal:
-                return interruption.exit_status, methods
+            if distributed.any_process(interruption.signal, device):
+                raise Interrupted(interruption.signal or signal.SIGTERM)
     log.message(f'done: {Path(args.logs_dir) / "last.pth"}')
-    return 0, methods
+    return methods
 
 
-def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption):
-    """The rest of an epoch from progress['position'] on; returns whether a signal stopped it."""
+def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption, reported):
+    """The rest of an epoch from progress['position'] on; after a signal saves and raises Interrupted.
+
+    reported: the errors that were told already.
+    """
+    sampler.set_position(progress['epoch'], progress['position'])
+    steps = max(0, min(len(sampler), total_steps - progress['iteration']))
+    # a generator of its own: whoever resumes starts one loader more, and must not draw from torch's for that
+    generator = torch.Generator().manual_seed(args.seed + progress['epoch'])
     loader = DataLoader(samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
-                        pin_memory=trainer.device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
-    bar = tqdm(loader, desc=f'epoch {progress["epoch"] + 1}', disable=distributed.rank() != 0, dynamic_ncols=True,
-               unit_scale=sampler.step_size, unit='image',
-               total=min(len(sampler), total_steps - progress['iteration']))
+                        pin_memory=trainer.device.type == 'cuda', worker_init_fn=leave_signals_to_parent,
+                        generator=generator)
+    bar = tqdm(islice(loader, steps), desc=f'epoch {progress["epoch"] + 1}', disable=distributed.rank() != 0,
+               dynamic_ncols=True, unit_scale=sampler.step_size, unit='image', total=steps)
     for batch in bar:
-        for error in batch['errors']:
-            log.message(f'unreadable, left out: {error}')
+        for error in sorted(set(batch['errors']) - reported):
+            tqdm.write(f'unreadable, left out: {error}')  # each process knows of its own records alone
+        reported.update(batch['errors'])
         progress['unreadable'] += len(batch['errors'])
-        if 'label' in batch:
-            numbers = trainer.step(batch)
+        if not distributed.any_process('label' not in batch, trainer.device):  # all step together or none does
+            numbers = distributed.mean(trainer.step(batch), trainer.device)
             for name, value in numbers.items():
-                progress['sums'].setdefault(name, [0.0, 0])
-                progress['sums'][name][0] += value
-                progress['sums'][name][1] += 1
+                total, count = progress['sums'].get(name, (0.0, 0))
+                progress['sums'][name] = (total + value, count + 1)
             bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name})
             log.scalars('train', numbers, progress['iteration'])
         progress['position'] += sampler.step_size
         progress['iteration'] += 1
-        if distributed.any_process(interruption.signal, trainer.device):
-            interruption.signal = interruption.signal or 15  # the signal may have reached another process alone
-            bar.close()
-            return True
-        if progress['iteration'] >= total_steps:
-            bar.close()
-            break
-        if progress['iteration'] % args.save_every == 0:
+        stopping = distributed.any_process(interruption.signal, trainer.device)
+        if stopping or progress['iteration'] % args.save_every == 0:
             save_run(args, trainer, progress, 'last.pth')
-    return False
+        if stopping:
+            bar.close()
+            raise Interrupted(interruption.signal or signal.SIGTERM)  # it may have reached another process alone
 
 
 def validate(args, methods, recognizer, vocabulary, device, log, iteration):
@@ -271,17 +302,18 @@ def validate(args, methods, recognizer, vocabulary, device, log, iteration):
     distributed.unwrap(recognizer).eval()
     size = (args.height // args.ds_scale, args.width // args.ds_scale)
     readings = []
-    for path in args.val_data_dir:
-        readings += read_set(args, Path(path).name, path, [size], methods, recognizer, vocabulary, device, with_hr=True,
+    for name, path in args.val_sets:
+        readings += read_set(args, name, path, [size], methods, recognizer, vocabulary, device, with_hr=True,
                              log=log)[0]
     rows = summarize(readings)
-    pooled = [row for row in rows if len(args.val_data_dir) == 1 or row['set'] == 'combined']
+    pooled = [row for row in rows if len(args.val_sets) == 1 or row['set'] == 'combined']
     figures = {f'{row["method"]}/{name}': row[name] for row in pooled for name in ('accuracy', 'psnr', 'ssim')
                if row[name] is not None}
     log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
     log.scalars('val', figures, iteration)
     if args.arch != 'aster' and distributed.rank() == 0:
-        samples = EvalSamples(LmdbDataset(args.val_data_dir[:1]), [size], args.ds_scale, args.degradation, seed=args.seed)
+        records = LmdbDataset(args.val_data_dir[:1])
+        samples = EvalSamples(records, [size], args.ds_scale, args.degradation, seed=args.seed)
         sheet = compare_words(samples, recognizer, vocabulary, methods, device, size)
         if sheet:
             log.picture('val', sheet, iteration)
@@ -289,25 +321,43 @@ def validate(args, methods, recognizer, vocabulary, device, log, iteration):
 
 
 def save_run(args, trainer, progress, name):
-    """Save all that a run needs to go on, from rank 0."""
+    """Save all that a run needs to go on, from rank 0; every process calls this at the same step."""
+    for network in trainer.networks.values():
+        distributed.average_buffers(network)
+    unreadable = sum(distributed.gather([progress['unreadable']]))
+    progress['unreadable'] = unreadable if distributed.rank() == 0 else 0
     if distributed.rank() == 0:
         state = {'arch': args.arch, 'progress': progress, 'random': torch.get_rng_state(), **trainer.state_dict()}
         save_checkpoint(Path(args.logs_dir) / name, state)
 
 
-def resume(args, trainer):
-    """Load the checkpoint of --resume into the trainer; returns the progress it was at."""
-    path = Path(args.logs_dir) / 'last.pth' if args.resume == 'auto' else Path(args.resume)
+def read_resumed(args):
+    """The checkpoint of --resume, else None; ValueError where it is of no run or of another --arch."""
+    if args.resume is None or args.test:
+        return None
+    path = Path(args.resume)
+    if args.resume == 'auto':
+        path = Path(args.logs_dir) / 'last.pth'
+        if not any(path.parent.glob('*.pth')):
+            print(f'--resume: no checkpoint in {args.logs_dir} yet; starting from the beginning', flush=True)
+            return None
+    args.resume = str(path)
     state = load_checkpoint(path)
     if state.get('arch') != args.arch or 'progress' not in state:
         kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
         raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
+    return state
+
+
+def resume(args, trainer, state):
+    """Load the state of a checkpoint into the trainer; returns the progress it was at."""
     try:
         trainer.load_state_dict(state)
-    except ValueError as error:
-        raise ValueError(f'--resume {path}: {error}') from error
-    torch.set_rng_state(state['random'])
-    return state['progress']
+        torch.set_rng_state(state['random'])
+        # the count of all processes is with rank 0
+        return {**state['progress'], 'unreadable': 0 if distributed.rank() else state['progress']['unreadable']}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'--resume {args.resume}: {error}') from error
 
 
 # ----------------------------------------------------------------------------------------------------------------- test
@@ -319,8 +369,8 @@ def read_set(args, name, path, sizes_lr, methods, recognizer, vocabulary, device
     samples = EvalSamples(records, sizes_lr, args.ds_scale, args.degradation, below, shard, args.seed)
     loader = DataLoader(samples, args.test_batch_size, num_workers=args.workers, collate_fn=collate,
                         pin_memory=device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
-    readings, errors = evaluate(loader, name, distributed.unwrap(recognizer), vocabulary, methods, device, below, with_hr,
-                                args.beam_width)
+    readings, errors = evaluate(loader, name, distributed.unwrap(recognizer), vocabulary, methods, device, below,
+                                with_hr, args.beam_width)
     if errors and distributed.rank() == 0:
         report = log.message if log else lambda text: print(text, file=sys.stderr)
         for error in errors:
@@ -331,22 +381,18 @@ def read_set(args, name, path, sizes_lr, methods, recognizer, vocabulary, device
 
 def test(args, methods, recognizer, vocabulary, device):
     """Test every set with every method; prints the tables and saves them with all readings in --logs_dir."""
-    present = [(name, path) for name, path in args.test_sets if path]
-    for _, path in present:
-        LmdbDataset([path])  # all sets are there before the first is read
     below = (args.blur_h, args.blur_w) if args.single_test else None
     distributed.unwrap(recognizer).eval()
     readings = []
-    for name, path in present:
+    for name, path in (entry for entry in args.test_sets if entry[1]):
         readings += read_set(args, name, path, args.lr_sizes, methods, recognizer, vocabulary, device, below=below)[0]
     if not readings:
-        raise ValueError('--test_data_dir: not one word could be read')
+        raise NothingCameOut('--test_data_dir: not one word could be read')
     if distributed.rank() == 0:
         rows = summarize(readings)
         text = markdown(rows, [name for name, _ in args.test_sets])
         save_tables(args.logs_dir, rows, readings, text)
         print(text)
-    return 0
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Files of weights: written whole or not at all, read without running anything they hold."""
 import contextlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -10,24 +11,43 @@ import torch
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
 
-# Released recognizers store their best accuracy as a numpy scalar; these types hold numbers and run nothing.
-NUMPY_SCALARS = [np.dtype, np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar,
-                 *{type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)}]
+# Released recognizers store their best accuracy as a numpy scalar; these types hold numbers and run nothing. numpy 1
+# and numpy 2 name the module differently, so a file may hold either name.
+_SCALAR = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
+NUMPY_SCALARS = {'numpy.core.multiarray.scalar': _SCALAR, 'numpy._core.multiarray.scalar': _SCALAR,
+                 'numpy.dtype': np.dtype}
+NUMPY_SCALARS.update({f'numpy.dtypes.{kind.__name__}': kind for kind in
+                      {type(np.dtype(name)) for name in ('float16', 'float32', 'float64', 'int32', 'int64', 'bool')}})
 
 
 @contextlib.contextmanager
 def written_beside(path):
-    """Give a path beside `path` to write to; at a clean end it is flushed and renamed to `path`, else removed."""
+    """Give a path beside `path` to write to; at a clean end it is flushed and renamed to `path`, else removed.
+
+    OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        with open(partial, 'rb+') as file:
-            os.fsync(file.fileno())
+        _flush(partial, os.O_RDWR)
         os.replace(partial, path)
+        _flush(path.parent, os.O_RDONLY)  # the new name too is to survive a power cut
+    except OSError as error:
+        kept = '; the file that was there is untouched' if path.is_file() else ''
+        raise OSError(f'{path}: could not be written ({error.strerror or error}){kept}') from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _flush(path, flags):
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_checkpoint(path, content):
@@ -35,37 +55,40 @@ def save_checkpoint(path, content):
 
     OSError that names the path where it cannot be written, as on a full disk.
     """
-    try:
-        with written_beside(path) as partial, open(partial, 'wb') as file:
-            torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        raise OSError(f'{path}: could not be written ({error}); the file that was there is untouched') from error
+    buffer = io.BytesIO()  # torch, writing to a full disk itself, would speak of its own positions in the file
+    torch.save(content, buffer)
+    with written_beside(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path):
     """Read a checkpoint to the CPU with `weights_only=True`: nothing in it is run.
 
-    FileNotFoundError where there is none. ValueError, naming the path and a readable checkpoint beside it if there is
-    one, where the file is cut off, not a checkpoint, or holds code.
+    FileNotFoundError where there is none. ValueError where the file is cut off, not a checkpoint, or holds code. Both
+    name the path and the readable checkpoints beside it.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such checkpoint')
+        raise FileNotFoundError(f'{path}: no such checkpoint{_readable_beside(path)}')
     content, problem = _read(path)
     if problem:
-        usable = [other.name for other in sorted(path.parent.glob('*.pth')) if other != path and not _read(other)[1]]
-        raise ValueError(f'{path}: {problem}' + (f'; readable beside it: {", ".join(usable)}' if usable else ''))
+        raise ValueError(f'{path}: {problem}{_readable_beside(path)}')
     return content
+
+
+def _readable_beside(path):
+    usable = [other.name for other in sorted(path.parent.glob('*.pth')) if other != path and not _read(other)[1]]
+    return f'; readable beside it: {", ".join(usable)}' if usable else ''
 
 
 def _read(path):
     """The dict in a file and None, or None and what is wrong with the file."""
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with torch.serialization.safe_globals([(kind, name) for name, kind in NUMPY_SCALARS.items()]):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         return None, 'refused: it is no checkpoint of tensors and plain values, or it holds code that loading would run'
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # what torch raises at a damaged file is not limited to a few kinds
         return None, f'not a whole checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})'
     return (content, None) if isinstance(content, dict) else (None, f'holds a {type(content).__name__}, not a dict')
 
@@ -75,7 +98,7 @@ def _load_model(path, keys, build):
     state_dict = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     try:
         return build(state_dict)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # the latter two where names are no strings
         raise ValueError(f'{path}: {error}') from error
 
 

@@ -1,5 +1,14 @@
 """SIGINT and SIGTERM as a wish to stop, heard at the end of a step; a second one stops at once."""
+import contextlib
 import signal
+
+
+class Interrupted(BaseException):
+    """Ends a run after a signal; as a BaseException it is not taken for a failure on its way up."""
+
+    def __init__(self, number):
+        super().__init__(f'stopped by {signal.Signals(number).name}')
+        self.exit_status = 128 + number  # 130 for SIGINT, 143 for SIGTERM
 
 
 class Interruption:
@@ -7,6 +16,7 @@ class Interruption:
 
     def __init__(self):
         self.signal = None
+        self._at_once = False
 
     def __enter__(self):
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -17,14 +27,20 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number, _frame):
-        if self.signal is not None:
-            raise SystemExit(128 + number)
-        self.signal = number
+        first, self.signal = self.signal is None, number
+        if self._at_once or not first:
+            raise Interrupted(number)
 
-    @property
-    def exit_status(self):
-        """130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.signal
+    @contextlib.contextmanager
+    def at_once(self):
+        """While entered, the first signal stops at once: for work that a resumed run does again."""
+        self._at_once = True
+        try:
+            if self.signal is not None:
+                raise Interrupted(self.signal)
+            yield
+        finally:
+            self._at_once = False
 
 
 def leave_signals_to_parent(_worker):

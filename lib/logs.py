@@ -1,12 +1,45 @@
 """What a run leaves behind to be read: args.json, log.txt, TensorBoard scalars and pictures. Only rank 0 writes."""
 import json
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from lib.checkpoint import written_beside
+
+
+class Events:
+    """TensorBoard's file of a run, written in step with it.
+
+    tensorboardX's SummaryWriter writes in a thread: on a full disk that dies, and the run waits for ever for its queue.
+    Here a write that fails is told once; the run goes on without TensorBoard.
+    """
+
+    def __init__(self, folder, first_step):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / 'events'))
+        # TensorBoard hides what a run wrote before it was resumed at an earlier step
+        self.add(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step, **content):
+        self._try(lambda: self._writer.write_event(Event(wall_time=time.time(), step=step, **content)))
+
+    def flush(self):
+        self._try(lambda: self._writer.flush())
+
+    def _try(self, write):
+        if self._writer is None:
+            return
+        try:
+            write()
+        except OSError as error:
+            print(f'TensorBoard: could not be written ({error}); going on without it', file=sys.stderr)
+            self._writer = None
 
 
 class RunLog:
@@ -14,16 +47,35 @@ class RunLog:
 
     def __init__(self, folder, args, enabled=True):
         self.folder, self.args, self.enabled = Path(folder), args, enabled
-        self.writer = None
+        self.events = None
 
-    def start(self, epoch, iteration):
-        """Open the log; entries that a resumed run will write again, from `epoch` on, are dropped."""
+    def start(self, epoch, iteration, resumed=False):
+        """Open the log. `resumed` in its folder: entries from `epoch` on, which will be written again, are dropped.
+
+        Else a run that is in the folder already is moved to a folder earlier-1, earlier-2, ... in it.
+        """
         if not self.enabled:
             return
+        if not resumed:
+            self._set_aside()
         kept = [line for line in self._lines() if json.loads(line)['epoch'] < epoch]
         self._write('log.txt', ''.join(kept))
         self._write('args.json', json.dumps(vars(self.args), indent=1, sort_keys=True) + '\n')
-        self.writer = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=iteration or None)
+        for leftover in self.folder.glob('.*.partial'):
+            leftover.unlink()  # of a run that was killed while it saved
+        self.events = Events(self.folder / 'tensorboard', iteration)
+
+    def _set_aside(self):
+        """The checkpoint goes last: while it is there, what is left of a run is moved by the next one."""
+        if not (self.folder / 'last.pth').exists():
+            return
+        number = next(n for n in range(1, 10 ** 6) if not (self.folder / f'earlier-{n}').exists())
+        (self.folder / f'earlier-{number}').mkdir()
+        for name in ('log.txt', 'args.json', 'tensorboard', 'best.pth', 'last.pth'):
+            if (self.folder / name).exists():
+                (self.folder / name).rename(self.folder / f'earlier-{number}' / name)
+        self.message(f'the run that was in {self.folder} is in {self.folder / f"earlier-{number}"} now; '
+                     '--resume would have gone on with it')
 
     def _lines(self):
         path = self.folder / 'log.txt'
@@ -47,13 +99,14 @@ class RunLog:
         """Add one JSON object to log.txt; `seconds` alone differs between two equal runs."""
         if self.enabled:
             self._write('log.txt', ''.join(self._lines()) + json.dumps({**entry, 'seconds': round(seconds, 1)}) + '\n')
+            self.events.flush()
 
     def scalars(self, group, numbers, iteration):
         if self.enabled:
             for name, value in numbers.items():
-                self.writer.add_scalar(f'{group}/{name}', value, iteration)
+                self.events.add(iteration, summary=summary.scalar(f'{group}/{name}', value))
 
     def picture(self, name, picture, iteration):
         """A PIL picture under TensorBoard's Images."""
         if self.enabled:
-            self.writer.add_image(name, np.asarray(picture), iteration, dataformats='HWC')
+            self.events.add(iteration, summary=summary.image(name, np.asarray(picture), dataformats='HWC'))

@@ -1,5 +1,6 @@
 """The flags of main.py, and the checks that need nothing but the flags."""
 import argparse
+import math
 from pathlib import Path
 
 from lib.vocabulary import VOCABULARIES
@@ -15,11 +16,21 @@ LOSS_WEIGHTS = {
     'aster': {},
 }
 LEARNING_RATES = {'aster': 3e-4}
+# Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run.
+DEMO_WORDS = {'./dataset/demo_train': (3000, 1), './dataset/demo_val': (200, 2)}
+DEMO_FLAGS = {'blocks': 5, 'maps': 64, 'epochs': 2, 'lr': 1e-3, 'batch_size': 16}
 TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, without the usage of some seventy flags in front."""
+        self.exit(2, f'{self.prog}: {message}\n')
+
+
 def build_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
+        prog='main.py',
         description='Train and test TextSR: super-resolution of word images guided by a text recognizer. Without '
                     'flags: renders a small word set, trains on it for minutes, tests.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -32,7 +43,7 @@ def build_parser():
     data.add_argument('--test_data_dir', nargs='+', help='LMDB folders to test on: PATH or NAME=PATH; NAME= prints a -')
     data.add_argument('--width', type=int, default=128, help='width of a high-resolution image, pixels')
     data.add_argument('--height', type=int, default=32, help='height of a high-resolution image, pixels')
-    data.add_argument('--ds_scale', type=int, default=4, help='how many times smaller the low-resolution image is: 2, 4')
+    data.add_argument('--ds_scale', type=int, default=4, help='how many times smaller the low resolution is: 2 or 4')
     data.add_argument('--degradation', choices=['bicubic', 'real'], default='bicubic',
                       help='how low resolution is made: bicubic reduction, or with blur, noise and JPEG')
     data.add_argument('--max_len', type=int, default=100, help='leave out training words with more characters')
@@ -46,7 +57,7 @@ def build_parser():
 
     model = parser.add_argument_group('models')
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
-                       help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: the recognizer')
+                       help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: recognizer')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
     model.add_argument('--disc_maps', type=int, default=64, help='feature maps of the first layer of the discriminator')
@@ -75,7 +86,8 @@ def build_parser():
 
     run = parser.add_argument_group('run')
     run.add_argument('--logs_dir', default='./logs', help='folder of checkpoints, log.txt, TensorBoard and tables')
-    run.add_argument('--resume', nargs='?', const='auto', help='go on from this checkpoint; no value: last.pth of --logs_dir')
+    run.add_argument('--resume', nargs='?', const='auto',
+                     help='go on from this checkpoint; no value: from last.pth in --logs_dir, if there is one yet')
     run.add_argument('--save_every', type=int, default=500, help='steps between checkpoints, beside one each epoch')
 
     test = parser.add_argument_group('test')
@@ -84,7 +96,7 @@ def build_parser():
                       'none: bicubic and those whose weights are there')
     test.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='generator of the method srgan')
     test.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='generator of the method textsr')
-    test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce test words to; none: width x height / ds_scale')
+    test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
@@ -98,19 +110,27 @@ def parse_args(argv=None):
     """The checked flags; exits with status 2 and one line on what is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    args.demo = not (args.test or args.train_data_dir)
+    if args.demo:
+        train, val = DEMO_WORDS
+        parser.set_defaults(train_data_dir=[train], val_data_dir=[val], test_data_dir=[val], **DEMO_FLAGS)
+        args = argparse.Namespace(**vars(parser.parse_args(argv)), demo=True)
 
     def require(condition, message):
         if not condition:
             parser.error(message)
 
-    for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs', 'save_every',
-                 'blur_w', 'blur_h', 'beam_width'):
-        require(getattr(args, name) > 0, f'--{name} {getattr(args, name)}: must be above zero')
+    for name, value in vars(args).items():
+        require(not isinstance(value, float) or math.isfinite(value), f'--{name} {value}: must be a finite number')
+    for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs',
+                 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
+        value = getattr(args, name)
+        require(value is None or value > 0, f'--{name} {value}: must be above zero')
     for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'aster_lr', 'seed',
                  *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
-    require(args.lr is None or args.lr > 0, f'--lr {args.lr}: must be above zero')
+    require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
     require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
@@ -118,7 +138,7 @@ def parse_args(argv=None):
                 f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
     require(not args.train_shares or len(args.train_shares) == len(args.train_data_dir or ()),
             '--train_shares: one number for each folder of --train_data_dir')
-    require(not args.train_shares or (min(args.train_shares) >= 0 and sum(args.train_shares) > 0),
+    require(not args.train_shares or (min(args.train_shares) >= 0 and 0 < sum(args.train_shares) < math.inf),
             '--train_shares: numbers from zero up, not all zero')
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
@@ -132,7 +152,14 @@ def parse_args(argv=None):
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
                          if getattr(args, f'{term}_weight') is not None})
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
+    require(not args.weights['vgg'] or min(args.width, args.height) >= 16,
+            '--vgg_weight: VGG halves an image four times, so --width and --height must be at least 16')
+    args.val_sets = [(Path(path).resolve().name, path) for path in args.val_data_dir or ()]
     args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
+    for flag, sets in (('val', args.val_sets), ('test', args.test_sets)):
+        names = [name for name, _ in sets]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, f'--{flag}_data_dir: two sets are called {twice}, and would be counted as one')
     return args
 
 
@@ -147,4 +174,4 @@ def parse_size(text, parser):
 def parse_set(entry):
     """'NAME=PATH', 'NAME=' or 'PATH' -> (name, path or None)."""
     name, equals, path = entry.partition('=')
-    return (name, path or None) if equals else (Path(entry).name, entry)
+    return (name, path or None) if equals else (Path(entry).resolve().name, entry)

@@ -1,4 +1,4 @@
-"""Tiny data for the tests of training, testing and conversion: drawn words in LMDBs and a recognizer of a few weights."""
+"""Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights."""
 import io
 
 import lmdb
@@ -64,8 +64,10 @@ def tiny_lmdb(tmp_path):
 
 @pytest.fixture(scope='session')
 def tiny_aster(tmp_path_factory):
-    """Path of an untrained recognizer of all 97 classes that reads in milliseconds."""
+    """Path of an untrained recognizer of all 97 classes that reads every word as '', in milliseconds."""
     path = tmp_path_factory.mktemp('weights') / 'aster.pth'
     torch.manual_seed(0)
-    save_checkpoint(path, {'state_dict': Aster(**TINY_ASTER).state_dict()})
+    aster = Aster(**TINY_ASTER)
+    aster.decoder.decoder.fc.bias.data[94] = 5  # EOS; untrained it would write 100 characters
+    save_checkpoint(path, {'state_dict': aster.state_dict()})
     return str(path)

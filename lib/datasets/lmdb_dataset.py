@@ -38,6 +38,11 @@ def environment(path):
             env = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
         except lmdb.Error as error:
             raise ValueError(f'{path}: not a readable LMDB ({error})') from error
+        pages, page_size = env.info()['last_pgno'] + 1, env.stat()['psize']
+        size = os.path.getsize(os.path.join(path, 'data.mdb'))
+        if size < pages * page_size:  # to read what is missing would end the process with SIGBUS
+            env.close()
+            raise ValueError(f'{path}: cut off: data.mdb has {size} bytes of {pages * page_size}')
         _ENVIRONMENTS[path] = os.getpid(), env
     return env
 
@@ -57,17 +62,39 @@ class LmdbFolder:
                              'utils/create_lmdb.py') from None
         if self.count < 1:
             raise ValueError(f'{path}: an empty set (num-samples is {self.count})')
-        self.paired = self.get('image-000000001') is None and self.get('image_hr-000000001') is not None
+        entries = environment(self.path).stat()['entries']
+        if self.count > entries:
+            raise ValueError(f'{path}: num-samples is {self.count}, but there are {entries} keys only; build it with '
+                             'utils/create_lmdb.py')
+        self.paired = self._has('image_hr-') and not self._has('image-')
 
     def get(self, key):
-        with environment(self.path).begin() as transaction:
-            return transaction.get(key.encode())
+        """The bytes under a key, None where there is none; ValueError where the LMDB is damaged there."""
+        try:
+            with environment(self.path).begin() as transaction:
+                return transaction.get(key.encode())
+        except lmdb.Error as error:
+            raise ValueError(f'{self.path}: damaged at {key} ({error})') from error
+
+    def all_labels(self):
+        """The bytes of each label in turn, None where there is none: millions in one transaction."""
+        try:
+            with environment(self.path).begin() as transaction:
+                for number in range(1, self.count + 1):
+                    yield transaction.get(f'label-{number:09d}'.encode())
+        except lmdb.Error as error:
+            raise ValueError(f'{self.path}: damaged among its labels ({error})') from error
+
+    def _has(self, prefix):
+        """Whether a key begins so."""
+        with environment(self.path).begin() as transaction, transaction.cursor() as cursor:
+            return cursor.set_range(prefix.encode()) and cursor.key().startswith(prefix.encode())
 
     def label(self, number):
         """The label of record `number`, 1 the first, and what is wrong with it or None."""
         value = self.get(f'label-{number:09d}')
-        if value is None:
-            return '', f'no key label-{number:09d}'
+        if not value:
+            return '', f'no key label-{number:09d}' if value is None else f'label-{number:09d} is empty'
         try:
             return value.decode('utf-8'), None
         except UnicodeDecodeError:
@@ -85,11 +112,11 @@ class LmdbFolder:
 
     def read(self, number):
         """Record `number`, 1 the first. Damage is told in `error`; no other record is put in its place."""
-        name = f'{self.path}#{number}'
-        label, error = self.label(number)
-        if error:
-            return Record(name, label, None, None, f'{name}: {error}')
+        name, label = f'{self.path}#{number}', ''
         try:
+            label, error = self.label(number)
+            if error:
+                return Record(name, label, None, None, f'{name}: {error}')
             if self.paired:
                 pair = [self.image(f'image_{kind}-{number:09d}') for kind in ('hr', 'lr')]
                 return Record(name, label, *pair, None)
@@ -102,31 +129,31 @@ class LmdbDataset(Dataset):
     """The records of one or several LMDB folders, one behind the other.
 
     paths: folders. max_len: for training, leaves out the words that are empty or have more characters; `left_out`
-    counts them. None, for testing, keeps all. An item is a `Record`; `lengths` has the number of each folder's.
+    counts them, and `outside` the words with characters that are not in `characters`. None, for testing, keeps all,
+    and an empty label is an error of its record. An item is a `Record`; `lengths` has the number of each folder's.
     FileNotFoundError or ValueError, naming the folder, where one is missing, empty or damaged as a whole.
     """
 
-    def __init__(self, paths, max_len=None):
+    def __init__(self, paths, max_len=None, characters=None):
         self.folders = [LmdbFolder(path) for path in paths]
-        self.numbers = [np.arange(1, folder.count + 1) for folder in self.folders]
-        self.left_out = 0
-        if max_len is not None:
-            self.numbers = [self._of_length(folder, max_len) for folder in self.folders]
-            self.left_out = sum(folder.count for folder in self.folders) - sum(map(len, self.numbers))
+        self.outside = 0
+        self.numbers = [np.arange(1, folder.count + 1) if max_len is None else
+                        self._of_length(folder, max_len, characters) for folder in self.folders]
         self.lengths = [len(numbers) for numbers in self.numbers]
+        self.left_out = sum(folder.count for folder in self.folders) - sum(self.lengths)
+        for path, length in zip(paths, self.lengths):
+            if not length:
+                raise ValueError(f'{path}: no word has 1 to {max_len} characters')
         self._ends = np.cumsum(self.lengths)
-        if not len(self):
-            raise ValueError(f'{", ".join(map(str, paths))}: no word has 1 to {max_len} characters')
 
-    @staticmethod
-    def _of_length(folder, max_len):
+    def _of_length(self, folder, max_len, characters):
         """The numbers of the records to train on. A damaged label stays in, to be reported when it is met."""
-        kept = []
-        with environment(folder.path).begin() as transaction:
-            for number in range(1, folder.count + 1):
-                value = transaction.get(f'label-{number:09d}'.encode())
-                if value is None or 1 <= len(value.decode('utf-8', 'replace')) <= max_len:
-                    kept.append(number)
+        kept, known = [], set(characters or ())
+        for number, value in enumerate(folder.all_labels(), 1):
+            label = '?' if value is None else value.decode('utf-8', 'replace')
+            if 1 <= len(label) <= max_len:
+                kept.append(number)
+                self.outside += bool(known) and not known.issuperset(label)
         return np.array(kept, dtype=np.int64)
 
     def __len__(self):
