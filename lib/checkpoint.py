@@ -3,6 +3,7 @@ import contextlib
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,9 @@ def _readable_beside(path):
 def _read(path):
     """The dict in a file and None, or None and what is wrong with the file."""
     try:
-        with torch.serialization.safe_globals([(kind, name) for name, kind in NUMPY_SCALARS.items()]):
+        allowed = [(kind, name) for name, kind in NUMPY_SCALARS.items()]
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # foreign pickles may be of other protocols
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         return None, 'refused: it is no checkpoint of tensors and plain values, or it holds code that loading would run'
@@ -97,8 +100,10 @@ def _load_model(path, keys, build):
     content = load_checkpoint(path)
     state_dict = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     try:
+        if not all(isinstance(name, str) for name in state_dict):
+            raise ValueError('not the state dict of a network: it has names that are no strings')
         return build(state_dict)
-    except (ValueError, TypeError, AttributeError) as error:  # the latter two where names are no strings
+    except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
 
