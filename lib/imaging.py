@@ -4,11 +4,12 @@ Inside the project an image is float32 RGB, (N, 3, H, W) or (3, H, W), in [0, 1]
 only where files are read and written.
 """
 import io
+import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
 
@@ -27,12 +28,18 @@ def to_rgb(image):
 
 
 def read_image(source):
-    """The image in a file, a path or encoded bytes as 8-bit RGB PIL; ValueError where it cannot be decoded."""
+    """The image in a file, a path or encoded bytes as 8-bit RGB PIL; ValueError where it cannot be decoded.
+
+    One of more than Image.MAX_IMAGE_PIXELS (89 million) counts as such: what it would unpack to may not fit in memory.
+    """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        # Pillow answers damage of different kinds with different exceptions; a caller handles one
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError('unreadable image: of no known format') from error
+    except Exception as error:  # Pillow answers damage of different kinds with different exceptions, from OSError on
         raise ValueError(f'unreadable image: {error}') from error
 
 
