@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lib.checkpoint import load_aster, load_generator, written_beside
-from lib.conversion import COMPARE, TITLES, convert, prepare, shown
+from lib.conversion import COMPARE, TITLES, Workers, convert, prepare, shown
 from lib.evaluators import read_words
 from lib.imaging import recognizer_input, to_tensor
 from lib.metrics import finite_mean
@@ -33,6 +33,7 @@ METHODS = ('bicubic', 'srgan', 'textsr')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
             '.pnm')
 MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
+WORKERS = 2  # threads side by side: one for each generator
 WINDOW = 8  # batches of images in memory at once, from which those of like sizes are put together
 WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
 
@@ -58,7 +59,8 @@ def parse_args(argv=None):
                         help='also draw this part of the image enlarged, in pixels of the original; may be repeated')
     parser.add_argument('--labels', help='list of image names and their true strings, such as gt.txt, to mark letters '
                                          'read wrongly and to print the word accuracy')
-    parser.add_argument('--batch_size', type=int, default=64, help='images enlarged together (default: %(default)s)')
+    parser.add_argument('--batch_size', type=int, default=64,
+                        help='images enlarged together; 1: one after the other (default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: %(default)s)')
     args = parser.parse_args(argv)
     for name in ('width', 'height', 'beam_width', 'batch_size'):
@@ -121,16 +123,15 @@ def build_enlargers(args, device):
 
 
 def build_reader(args, device):
-    """A function of a list of PIL images of any size that yields (string, score) of each."""
+    """A function of a list of PIL images of any size that returns (string, score) of each."""
     recognizer = load('--aster_path', args.aster_path, load_aster, device)
     if args.beam_width > recognizer.num_classes:
         raise ValueError(f'--beam_width {args.beam_width}: more than the {recognizer.num_classes} classes there are')
     vocabulary = vocabulary_of(recognizer.num_classes)
 
     def read(pictures):
-        for start in range(0, len(pictures), args.batch_size):
-            inputs = [recognizer_input(to_tensor(picture)[None]) for picture in pictures[start:start + args.batch_size]]
-            yield from read_words(recognizer, vocabulary, torch.cat(inputs).to(device), args.beam_width)
+        inputs = torch.cat([recognizer_input(to_tensor(picture)[None]) for picture in pictures])
+        return read_words(recognizer, vocabulary, inputs.to(device), args.beam_width)
 
     return read
 
@@ -142,7 +143,7 @@ def find_images(path):
     path = Path(path)
     if not path.is_dir():
         return [path], []
-    names = sorted(entry.name for entry in os.scandir(path) if not entry.is_dir())
+    names = sorted(name for name in os.listdir(path) if not os.path.isdir(path / name))
     taken = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.')]
     return [path / name for name in taken], [name for name in names if name not in taken]
 
@@ -295,6 +296,7 @@ def run(paths, names, enlargers, scale, read, labels, args):
     """Convert all images, print and save the figures; returns the exit status."""
     size = (args.width, args.height) if args.width else None
     rows, problems, status = [], {}, 0
+    workers = Workers(1 if args.batch_size == 1 else WORKERS)
 
     def load_job(path):
         return prepare(path, names[path], args.ds_scale, scale, size, args.zoom, labels.get(path.name), say)
@@ -302,7 +304,7 @@ def run(paths, names, enlargers, scale, read, labels, args):
     try:
         with tqdm(total=len(paths), unit='image', disable=None, dynamic_ncols=True) as bar:
             for jobs in windows(paths, args, load_job, problems, bar):
-                rows += convert(jobs, enlargers, read, args.out_path)
+                rows += convert(jobs, enlargers, read, args.out_path, workers, args.batch_size)
                 bar.update(len(jobs))
     except KeyboardInterrupt:
         status = 130

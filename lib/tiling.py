@@ -16,7 +16,7 @@ from lib.metrics import psnr, ssim
 TILE = 192  # side of what one tile adds to the result, in low-resolution pixels; bounds the memory of a generator
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
 STRIP_PIXELS = 1_000_000  # of what PSNR and SSIM look at in one go
-MAX_WASTE = 1.4  # pixels computed in a batch of unlike sizes for each pixel that is wanted
+MAX_WASTE = 1.2  # pixels computed in a batch of unlike sizes for each pixel that is wanted
 
 
 def receptive_radius(generator):
@@ -112,36 +112,41 @@ def batches(sizes, batch_size, max_pixels=TILE * TILE):
         yield batch
 
 
-def paste_tiles(enlarge, image, radius, scale):
+def paste_tiles(enlarge, image, radius, scale, tick=None):
     """One image (3, h, w) enlarged in tiles, as 8-bit PIL; only a tile at a time is in memory at full precision."""
     picture = Image.new('RGB', (image.shape[2] * scale, image.shape[1] * scale))
     for top, left, tile in enlarge_in_tiles(enlarge, image, radius):
         picture.paste(to_pil(tile), (left, top))
+        if tick:
+            tick()
     return picture
 
 
-def enlarge_by_bicubic(images, scale):
-    """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1]."""
+def enlarge_by_bicubic(images, scale, tick=None):
+    """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1]. tick: see `enlarge_by_generator`."""
     def enlarge(tile):
         return resize(tile, (tile.shape[2] * scale, tile.shape[3] * scale))
 
     for index, image in enumerate(images):
-        yield index, paste_tiles(enlarge, image, BICUBIC_RADIUS, scale)
+        yield index, paste_tiles(enlarge, image, BICUBIC_RADIUS, scale, tick)
 
 
-def enlarge_by_generator(generator, images, batch_size, device):
+def enlarge_by_generator(generator, images, batch_size, device, tick=None):
     """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1], in an order of its own.
 
     Images up to a tile go in batches of like sizes, larger ones alone. generator: in eval mode, on `device`.
+    tick: called after each batch and each tile; what it raises ends the work.
     """
     small = [index for index, image in enumerate(images) if max(image.shape[1:]) <= TILE]
     for batch in batches([tuple(images[index].shape[1:]) for index in small], batch_size):
         indices = [small[number] for number in batch]
         for index, result in zip(indices, enlarge_together(generator, [images[index].to(device) for index in indices])):
             yield index, to_pil(result)
+        if tick:
+            tick()
     radius = receptive_radius(generator)
     for index in sorted(set(range(len(images))) - set(small)):
-        yield index, paste_tiles(generator, images[index].to(device), radius, generator.scale)
+        yield index, paste_tiles(generator, images[index].to(device), radius, generator.scale, tick)
 
 
 def measure(sr, hr):
