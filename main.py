@@ -114,7 +114,10 @@ def build_recognizer(args, device):
         vocabulary = Vocabulary(args.voc_type or 'ALLCASES_SYMBOLS')
         return Aster(len(vocabulary)).to(device), vocabulary
     recognizer = load_aster(args.aster_path)
-    vocabulary = vocabulary_of(recognizer.num_classes)
+    try:
+        vocabulary = vocabulary_of(recognizer.num_classes)
+    except ValueError as error:
+        raise ValueError(f'{args.aster_path}: {error}') from error
     if args.voc_type not in (None, vocabulary.voc_type):
         raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}')
     if args.beam_width > len(vocabulary):

@@ -1,0 +1,186 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import main
+from lib.checkpoint import save_checkpoint
+from lib.models.generator import Generator
+from lib.options import build_parser, parse_args
+
+PROJECT = Path(__file__).resolve().parent.parent
+TINY = ['--blocks=1', '--maps=8', '--disc_maps=4', '--width=32', '--height=16', '--batch_size=4', '--workers=0']
+
+BAD_FLAGS = [
+    '--height=30', '--height=0', '--height=-32', '--height=tall', '--width=130', '--width=0', '--ds_scale=3',
+    '--ds_scale=0', '--ds_scale=8', '--epochs=0', '--batch_size=0', '--batch_size=-4', '--test_batch_size=0',
+    '--workers=-1', '--max_steps=-1', '--max_len=0', '--lr=0', '--lr=-1e-4', '--lr=nan', '--lr=inf', '--grad_clip=-1',
+    '--grad_clip=nan', '--warmup=-1', '--seed=-1', '--seed=4294967296', '--blocks=0', '--maps=0', '--disc_maps=0',
+    '--save_every=0', '--tpl_weight=-1', '--tpl_weight=inf', '--vgg_weight=nan', '--augmentation=1.5', '--amp=fp8',
+    '--augmentation=-1', '--degradation=jpeg', '--arch=edsr', '--voc_type=DIGITS', '--beam_width=0', '--blur_w=0',
+    '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8', '--content_weight=0', '--heigth=32',
+    '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--aster_path=none', '--test',
+    '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
+    '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
+]
+
+
+def flags(text):
+    arch = ['--arch', 'srresnet'] if text == '--content_weight=0' else []
+    return ['--train_data_dir', 'nowhere', *arch, *text.split()]
+
+
+@pytest.mark.parametrize('text', BAD_FLAGS)
+def test_bad_flags(text, capsys, tmp_path, monkeypatch):
+    """One line that names the flag, status 2, and nothing done: the training data are not even looked for."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main.main(flags(text))
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == ''
+    assert err.startswith('main.py: ') and err.count('\n') == 1
+    named = {'--content_weight=0': 'every loss', '--train_shares=-1': '--train_shares'}
+    assert named.get(text, text.split('=')[0].split()[0]) in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_flag_has_help_and_is_read():
+    code = ''.join(path.read_text() for path in [PROJECT / 'main.py', PROJECT / 'lib' / 'options.py'])
+    for action in build_parser()._actions:
+        if action.dest != 'help':
+            assert action.help, action.dest
+            assert f'args.{action.dest}' in code or action.dest.endswith('_weight'), action.dest
+
+
+def test_defaults_of_a_run_without_training_data():
+    assert (parse_args([]).epochs, parse_args([]).demo) == (2, True)
+    assert (parse_args(['--epochs', '7']).epochs, parse_args(['--bloc=7']).blocks) == (7, 7)
+    args = parse_args(['--train_data_dir', 'x'])
+    assert (args.epochs, args.blocks, args.demo, args.lr) == (10, 16, False, 1e-4)
+    assert parse_args(['--train_data_dir', 'x', '--arch', 'aster']).lr == 3e-4
+
+
+def test_sets_and_sizes():
+    args = parse_args(['--test', '--test_data_dir', 'IC15=', 'x/ic13', 'name=path/y', '--lr_sizes', '32x8', '20X5'])
+    assert args.test_sets == [('IC15', None), ('ic13', 'x/ic13'), ('name', 'path/y')]
+    assert args.lr_sizes == [(8, 32), (5, 20)]
+
+
+# ---------------------------------------------------------------------------- flags that a file or folder contradicts
+
+@pytest.fixture
+def run(tiny_lmdb, tiny_aster, tmp_path, capsys):
+    """run(*flags) -> (status, the lines of stderr) of a training run of two steps."""
+    data = tiny_lmdb()
+
+    def start(*more):
+        capsys.readouterr()
+        status = main.main(['--train_data_dir', data, *TINY, '--aster_path', tiny_aster, '--epochs', '1', '--logs_dir',
+                            str(tmp_path / 'logs'), *map(str, more)])
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('main.py: ')]
+        return status, lines
+    return start
+
+
+def refused(result, *parts):
+    status, lines = result
+    return status == 2 and len(lines) == 1 and all(part in lines[0] for part in parts)
+
+
+def test_missing_files_are_found_before_any_work(run, tmp_path):
+    assert refused(run('--val_data_dir', tmp_path / 'no_val'), 'no_val: no LMDB there')
+    assert refused(run('--test_data_dir', f'IC15={tmp_path / "no_test"}'), 'no_test: no LMDB there')
+    assert refused(run('--train_data_dir', tmp_path / 'no_train'), 'no_train: no LMDB there')
+    assert refused(run('--aster_path', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    assert refused(run('--generator_path', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    assert refused(run('--resume', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    assert refused(run('--device', 'tpu'), '--device tpu')
+    assert not (tmp_path / 'logs').exists()
+
+
+def test_logs_dir_that_is_a_file(run, tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    assert refused(run('--logs_dir', tmp_path / 'file'), 'file')
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_vocabulary_against_the_recognizer(run, tmp_path, tiny_aster):
+    assert refused(run('--voc_type', 'LOWERCASE'), '--voc_type LOWERCASE', tiny_aster, 'ALLCASES_SYMBOLS')
+    assert refused(run('--beam_width', 98), '--beam_width 98')
+    weights = torch.load(tiny_aster)['state_dict']
+    for name in ('decoder.decoder.fc.weight', 'decoder.decoder.fc.bias'):
+        weights[name] = weights[name][:50]
+    weights['decoder.decoder.tgt_embedding.weight'] = weights['decoder.decoder.tgt_embedding.weight'][:51]
+    save_checkpoint(tmp_path / 'other.pth', weights)
+    assert refused(run('--aster_path', tmp_path / 'other.pth'), 'other.pth', 'other.pth: no vocabulary has 50 classes')
+    assert not (tmp_path / 'logs').exists()
+
+
+def test_scale_against_the_generator(run, tmp_path, tiny_lmdb, tiny_aster):
+    save_checkpoint(tmp_path / 'x2.pth', Generator(2, 1, 8).state_dict())
+    assert refused(run('--generator_path', tmp_path / 'x2.pth'), 'x2.pth: enlarges 2 times; --ds_scale is 4')
+    assert run('--generator_path', tmp_path / 'x2.pth', '--ds_scale', 2) == (0, [])
+    testing = ['--test', '--test_data_dir', tiny_lmdb('test_set')]
+    assert refused(run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}'), 'x2.pth: enlarges 2 times')
+    assert refused(run(*testing, '--methods', 'mine'), '--methods mine')
+    assert run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}', '--ds_scale', 2) == (0, [])
+
+
+def test_resume_of_another_run(run, tmp_path, tiny_aster):
+    assert run('--arch', 'srgan') == (0, [])
+    last = tmp_path / 'logs' / 'last.pth'
+    before, log = last.read_bytes(), (tmp_path / 'logs' / 'log.txt').read_text()
+    for more, message in [(['--arch', 'srresnet'], 'a run of --arch srgan; this run is --arch srresnet'),
+                          (['--arch', 'textsr'], 'a run of --arch srgan'),
+                          (['--arch', 'aster'], 'a run of --arch srgan'),
+                          (['--arch', 'srgan', '--maps', '16'], 'its generator does not fit'),
+                          (['--arch', 'srgan', '--blocks', '2'], 'its generator does not fit'),
+                          (['--arch', 'srgan', '--ds_scale', '2'], 'its generator does not fit'),
+                          (['--arch', 'srgan', '--disc_maps', '8'], 'its discriminator does not fit'),
+                          (['--arch', 'srgan', '--adversarial_weight', '0'], 'of another kind of run'),
+                          (['--arch', 'srgan', '--finetune_aster'], 'of another kind of run')]:
+        assert refused(run('--resume', *more, '--epochs', '2'), '--resume', str(last), message), more
+        assert last.read_bytes() == before and (tmp_path / 'logs' / 'log.txt').read_text() == log
+    assert refused(run('--arch', 'srgan', '--resume', tiny_aster), 'no training run')
+
+
+@pytest.mark.parametrize('damage', ['cut', 'foreign'])
+def test_resume_of_a_damaged_checkpoint_names_the_usable_one(run, tmp_path, tiny_lmdb, damage):
+    assert run('--arch', 'srresnet', '--val_data_dir', tiny_lmdb('val')) == (0, [])
+    last = tmp_path / 'logs' / 'last.pth'
+    last.write_bytes(last.read_bytes()[:5000] if damage == 'cut' else b'\xff\xd8 a picture')
+    assert refused(run('--arch', 'srresnet', '--resume'), str(last), 'readable beside it: best.pth')
+    last.unlink()
+    assert refused(run('--arch', 'srresnet', '--resume'), 'last.pth: no such checkpoint; readable beside it: best.pth')
+    assert run('--arch', 'srresnet', '--resume', last.with_name('best.pth')) == (0, [])
+
+
+def test_resume_where_nothing_is_yet(run, tmp_path, tiny_lmdb, tiny_aster, capsys):
+    more = ['--arch', 'srresnet', '--logs_dir', str(tmp_path / 'new'), '--aster_path', tiny_aster, '--epochs', '1']
+    assert main.main(['--train_data_dir', tiny_lmdb('other'), *TINY, *more, '--resume']) == 0
+    assert f'no checkpoint in {tmp_path / "new"} yet; starting from the beginning' in capsys.readouterr().out
+    assert (tmp_path / 'new' / 'last.pth').exists()
+
+
+def test_status_of_the_command_itself(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['main.py', '--height', '30'])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(PROJECT / 'main.py'), run_name='__main__')
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == 'main.py: --height 30: not divisible by --ds_scale 4\n'
+
+
+def test_published_command_line(tmp_path, tiny_lmdb, tiny_aster, monkeypatch):
+    """As the authors' README has it; the flags behind it make it small."""
+    monkeypatch.chdir(tmp_path)
+    tiny_lmdb('dataset/syn800k_hr', ('sun', 'Moon'), size=(128, 32))
+    tiny_lmdb('dataset/ic15_1811', ('rain',), size=(128, 32))
+    command = ['--train_data_dir=./dataset/syn800k_hr', '--val_data_dir=./dataset/ic15_1811', '--width=128',
+               '--height=32', '--epochs=10', '--logs_dir=./logs_2019']
+    args = parse_args(command)
+    assert (args.arch, args.ds_scale, args.blocks, args.lr_sizes) == ('textsr', 4, 16, [(8, 32)])
+    small = ['--blocks=1', '--maps=8', '--disc_maps=2', '--batch_size=2', '--workers=0', f'--aster_path={tiny_aster}']
+    assert main.main([*command, *small]) == 0
+    assert len((tmp_path / 'logs_2019' / 'log.txt').read_text().splitlines()) == 10
