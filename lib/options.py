@@ -16,9 +16,11 @@ LOSS_WEIGHTS = {
     'aster': {},
 }
 LEARNING_RATES = {'aster': 3e-4}
-# Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run.
-DEMO_WORDS = {'./dataset/demo_train': (3000, 1), './dataset/demo_val': (200, 2)}
-DEMO_FLAGS = {'blocks': 5, 'maps': 64, 'epochs': 2, 'lr': 1e-3, 'batch_size': 16}
+SRRESNET_PATH = 'weights/srresnet.pth'
+# Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run,
+# which goes on from the generator of the content loss.
+DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}
+DEMO_FLAGS = {'disc_maps': 16, 'epochs': 1, 'lr': 3e-4, 'warmup': 10}
 TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
 
 
@@ -114,6 +116,8 @@ def parse_args(argv=None):
     if args.demo:
         train, val = DEMO_WORDS
         parser.set_defaults(train_data_dir=[train], val_data_dir=[val], test_data_dir=[val], **DEMO_FLAGS)
+        if args.arch != 'aster' and args.ds_scale == 4:
+            parser.set_defaults(generator_path=SRRESNET_PATH)
         args = argparse.Namespace(**vars(parser.parse_args(argv)), demo=True)
 
     def require(condition, message):

@@ -8,7 +8,8 @@ from utils.export_weights import main
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    content = {'arch': 'textsr', 'progress': {'iteration': 7}, 'generator': Generator(4, 1, 4).state_dict(), 'updates': {}}
+    content = {'arch': 'textsr', 'progress': {'iteration': 7}, 'updates': {},
+               'generator': Generator(4, 1, 4).state_dict()}
     save_checkpoint(tmp_path / 'last.pth', content)
     return tmp_path / 'last.pth'
 
