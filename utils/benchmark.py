@@ -1,0 +1,386 @@
+"""Measure how fast reading, training, data and conversion are, against the usual ways of doing it.
+
+    python3 -m utils.benchmark                         all parts, on words that are rendered first
+    python3 -m utils.benchmark --parts reading --data_dir ./dataset/svt_647
+
+Variants take turns, and each is given the time of its fastest round. On a CPU that is the time of this process, of
+which other programs take no share; on CUDA, and where workers take part, the time of the clock.
+"""
+import argparse
+import contextlib
+import io
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+import convert
+import main as training
+from lib.checkpoint import load_aster, save_checkpoint
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.sampler import EpochSampler
+from lib.datasets.samples import PairSamples, collate
+from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.losses.adversarial import discriminator_loss, generator_loss
+from lib.losses.content import content_loss
+from lib.losses.text_perceptual import text_perceptual_loss
+from lib.models.aster import Aster
+from lib.models.discriminator import Discriminator
+from lib.models.generator import Generator
+from lib.options import ASTER_PATH
+from lib.options import parse_args as training_flags
+from lib.vocabulary import Vocabulary, vocabulary_of
+
+PARTS = ('reading', 'training', 'data', 'conversion', 'share', 'estimate')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Measure how fast reading, training, data and conversion are.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='what to measure')
+    parser.add_argument('--data_dir', help='LMDB folder of words; none: words are rendered')
+    parser.add_argument('--words', type=int, default=128, help='words to read')
+    parser.add_argument('--images', type=int, default=500, help='images to convert')
+    parser.add_argument('--rounds', type=int, default=2, help='rounds of each measurement')
+    parser.add_argument('--batch_size', type=int, default=16, help='images in a training step')
+    parser.add_argument('--blocks', type=int, default=5, help='residual blocks of the generator')
+    parser.add_argument('--beam_width', type=int, default=5, help='beams of the reading')
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='numbers of data workers to try')
+    parser.add_argument('--threads', type=int, default=1, help='threads of torch on a CPU')
+    parser.add_argument('--aster_path', default=ASTER_PATH, help='recognizer')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
+    args = parser.parse_args(argv)
+    for name in ('words', 'images', 'rounds', 'batch_size', 'blocks', 'beam_width', 'threads'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} {getattr(args, name)}: must be above zero')
+    if min(args.workers) < 0:
+        parser.error(f'--workers {min(args.workers)}: must not be negative')
+    return args
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+def peak_memory(device, reset=False):
+    """Most memory in use since the last reset, MiB: of the device, or of the process where it is a CPU."""
+    if device.type == 'cuda':
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    with contextlib.suppress(OSError):  # Linux alone; elsewhere the peak is that of the whole run
+        if reset:
+            Path('/proc/self/clear_refs').write_text('5')
+        line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
+        return int(line.split()[1]) / 2 ** 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
+
+
+def seconds(function, device, clock=None):
+    """(what the function returns, the time it takes)."""
+    clock = clock or (time.perf_counter if device.type == 'cuda' else time.process_time)
+    started = clock()
+    result = function()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return result, clock() - started
+
+
+def measure(variants, device, rounds, clock=None):
+    """{name: function} -> {name: (what it returned, fastest time in s, peak memory in MiB)}; they take turns.
+
+    Where a function is to be run before its time counts, it is in the first of at least two rounds.
+    """
+    results = {}
+    for _ in range(rounds):
+        for name, function in variants.items():
+            peak_memory(device, reset=True)
+            result, elapsed = seconds(function, device, clock)
+            fastest = min(elapsed, results[name][1] if name in results else math.inf)
+            results[name] = result, fastest, peak_memory(device)
+    return results
+
+
+def report(title, results, count, against=None):
+    """Print a table: `count` images took each of the results its time; times as fast as the result `against`."""
+    print(f'\n{title}\n\n| variant | images/s | ms/image | times as fast | peak MiB |\n|---|--:|--:|--:|--:|')
+    for name, (_, elapsed, memory) in results.items():
+        ratio = f'{results[against][1] / elapsed:.2f}' if against else '-'
+        print(f'| {name} | {count / elapsed:.1f} | {1000 * elapsed / count:.2f} | {ratio} | {memory:.0f} |', flush=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+@torch.no_grad()
+def usual_search(recognizer, images, width, max_len=100):
+    """Beam search (greedy: width 1) as usually written: always max_len steps, each projecting the columns of every
+    beam anew; returns the ids of the N strings, which are those of `Aster.decode`."""
+    cell, eos = recognizer.decoder.decoder, recognizer.decoder.eos
+    unit, classes, count = cell.attention_unit, cell.fc.out_features, len(images)
+    columns = recognizer.encode(images).repeat_interleave(width, 0)  # (N width, W, C)
+    state = columns.new_zeros(1, len(columns), cell.gru.hidden_size)
+    symbols = torch.full((len(columns),), recognizer.decoder.bos, device=images.device)
+    scores = columns.new_full((count, width), -math.inf)
+    scores[:, 0] = 0
+    ids = symbols.new_empty(len(columns), 0)
+    ended = [[] for _ in range(count)]
+    for _ in range(max_len):
+        energy = unit.wEmbed(torch.tanh(unit.xEmbed(columns) + unit.sEmbed(state[0]).unsqueeze(1))).squeeze(2)
+        context = torch.bmm(energy.softmax(1).unsqueeze(1), columns).squeeze(1)
+        inputs = torch.cat([cell.tgt_embedding(symbols), context], dim=1)
+        output, state = cell.gru(inputs.unsqueeze(1), state)
+        totals = scores.view(-1, 1) + cell.fc(output.squeeze(1)).log_softmax(1)
+        scores, picks = totals.view(count, -1).topk(width, dim=1)
+        parents = (picks // classes + width * torch.arange(count, device=images.device).unsqueeze(1)).flatten()
+        symbols = (picks % classes).flatten()
+        state, ids = state[:, parents], torch.cat([ids[parents], symbols.unsqueeze(1)], dim=1)
+        done = (symbols == eos).view(count, width)
+        for sample, beam in done.nonzero().tolist():
+            ended[sample].append((scores[sample, beam].item(), ids[sample * width + beam].tolist()))
+        scores = scores.masked_fill(done, -math.inf)
+    for sample, strings in enumerate(ended):  # the first to end compete, then what is left
+        strings += zip(scores[sample].tolist(), ids[sample * width:(sample + 1) * width].tolist())
+    return [max(strings[:width])[1] for strings in ended]
+
+
+def reading(args, data_dir, device):
+    """Words read by the usual search and by ours; returns whether the strings are the same."""
+    recognizer = load_aster(args.aster_path).freeze().to(device)
+    vocabulary = vocabulary_of(recognizer.num_classes)
+    records = [record for record in map(LmdbDataset([data_dir]).__getitem__, range(count_words(args, data_dir)))
+               if not record.error]
+    images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)
+
+    def strings(search):
+        return [vocabulary.decode(row) for batch in images.split(64) for row in search(batch)]
+
+    variants = {}
+    for name, width in (('greedy', 1), (f'beam {args.beam_width}', args.beam_width)):
+        variants[f'{name}, usual'] = lambda width=width: strings(lambda batch: usual_search(recognizer, batch, width))
+        variants[name] = lambda width=width: strings(lambda batch: recognizer.decode(batch, width)[0].tolist())
+    with torch.no_grad():
+        variants['the encoder alone'] = lambda: [recognizer.encode(batch) for batch in images.split(64)]
+        results = measure(variants, device, args.rounds)
+    names = list(variants)
+    report(f'Reading {len(images)} words, by the usual greedy search', {k: results[k] for k in (*names[:2], names[4])},
+           len(images), names[0])
+    report(f'Reading {len(images)} words, by the usual beam search', {k: results[k] for k in names[2:]}, len(images),
+           names[2])
+    encoder = results[names[4]][1]
+    for usual, ours in (names[:2], names[2:4]):
+        print(f'{ours}, the decoder alone: {(results[usual][1] - encoder) / (results[ours][1] - encoder):.1f} times as '
+              'fast')
+    same = all(results[usual][0] == results[ours][0] for usual, ours in (names[:2], names[2:4]))
+    print(f'identical strings: {"yes" if same else "NO"}')
+    return same
+
+
+def count_words(args, data_dir):
+    return min(args.words, len(LmdbDataset([data_dir])))
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+def build_trainer(args, device, amp='off', layout=None):
+    """The trainer that main.py builds; layout: the memory format of all networks instead of its choice."""
+    flags = training_flags(['--train_data_dir', '-', '--blocks', str(args.blocks), '--amp', amp,
+                            '--aster_path', args.aster_path])
+    torch.manual_seed(0)
+    recognizer, vocabulary = training.build_recognizer(flags, device)
+    trainer = training.build_trainer(flags, recognizer, vocabulary, device, total_steps=1000)
+    for network in trainer.networks.values() if layout else ():
+        network.to(memory_format=layout)
+    return trainer
+
+
+def usual_step(trainer, batch):
+    """A step as usually written: the discriminator looks at the generated images once for each of the two losses."""
+    hr, lr = batch['hr'].to(trainer.device), batch['lr'].to(trainer.device)
+    trainer.generator.train()
+    sr = trainer.generator(lr)
+    trainer.discriminator.requires_grad_(False)
+    terms = trainer.losses(sr, hr, batch['label'], trainer.discriminate(sr))
+    trainer.updates['generator'].step(sum(trainer.weights[term] * value for term, value in terms.items()))
+    trainer.discriminator.requires_grad_(True)
+    loss = discriminator_loss(trainer.discriminate(hr), trainer.discriminate(sr.detach()))
+    trainer.updates['discriminator'].step(loss)
+
+
+def training_batch(args, data_dir):
+    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
+    usable = (sample for sample in (samples[index, index] for index in range(len(samples.records))) if 'hr' in sample)
+    return collate([next(usable) for _ in range(min(args.batch_size, len(samples.records)))])
+
+
+def train_step(args, data_dir, device):
+    """A TextSR step in several ways of computing it."""
+    batch = training_batch(args, data_dir)
+    usual = build_trainer(args, device, layout=torch.contiguous_format)
+    ours, half = build_trainer(args, device), build_trainer(args, device, 'bf16')
+    name = 'float32, channels first, two looks at what is generated'
+    results = measure({name: lambda: usual_step(usual, batch), 'as main.py, float32': lambda: ours.step(batch)},
+                      device, max(2, args.rounds))
+    # at most two rounds: without units for it, bf16 is many times slower than float32
+    results.update(measure({'as main.py, bf16 autocast': lambda: half.step(batch)}, device, 2))
+    report(f'Training, {args.blocks} blocks, batches of {len(batch["label"])} at 128x32', results, len(batch['label']),
+           name)
+    return len(batch['label']) / results['as main.py, float32'][1]
+
+
+def share(args, data_dir, device):
+    """Where the time of a training step goes."""
+    batch, trainer = training_batch(args, data_dir), build_trainer(args, device)
+    hr, lr = batch['hr'].to(device), batch['lr'].to(device)
+    sr = hr.clone().requires_grad_()
+    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
+    trainer.step(batch)
+    parameters = list(trainer.discriminator.parameters())
+
+    def discriminator():
+        fake = trainer.discriminate(sr)
+        generator_loss(fake).backward(inputs=[sr], retain_graph=True)
+        discriminator_loss(trainer.discriminate(hr), fake).backward(inputs=parameters)
+
+    results = measure({
+        'generator': lambda: content_loss(trainer.generator(lr), hr).backward(),
+        'discriminator': discriminator,
+        'recognizer': lambda: text_perceptual_loss(trainer.judge, trainer.vocabulary, sr, batch['label']).backward(),
+        'optimizers': lambda: [update.optimizer.step() for update in trainer.updates.values()],
+        'data, which workers make beside it': lambda: collate([samples[index, 0] for index in range(len(hr))]),
+    }, device, max(2, args.rounds))
+    total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
+    print(f'\nShare of a training step, {args.blocks} blocks, batches of {len(hr)}\n')
+    print('| part | ms | share |\n|---|--:|--:|')
+    for name, (_, elapsed, _) in results.items():
+        print(f'| {name} | {1000 * elapsed:.0f} | {elapsed / total:.0%} |', flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- data and conversion
+
+def data(args, data_dir, device):
+    """Words read from the LMDB, degraded and stacked, by the number of workers."""
+    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
+    batches = max(1, min(60, len(samples.records) // args.batch_size))
+
+    def read(workers):
+        sampler = EpochSampler(samples.records.lengths, args.batch_size, 1, epoch_size=batches * args.batch_size)
+        loader = iter(DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=collate))
+        next(loader)  # the start of the workers is not what is asked for
+        return seconds(lambda: sum(1 for _ in loader), torch.device('cpu'), time.perf_counter)
+
+    results = {}
+    for workers in args.workers:
+        (_, elapsed), _, memory = measure({'': lambda workers=workers: read(workers)}, torch.device('cpu'), 1)['']
+        results[f'-j {workers}'] = None, elapsed * batches / max(1, batches - 1), memory
+    report(f'Data: {batches} batches of {args.batch_size} pairs, by workers', results, batches * args.batch_size,
+           f'-j {args.workers[0]}')
+
+
+def conversion(args, data_dir, device):
+    """convert.py on a folder of word images, one by one and in batches; returns whether the results are the same."""
+    records = LmdbDataset([data_dir])
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / 'images').mkdir()
+        for index in range(min(args.images, len(records))):
+            if not records[index].error:
+                records[index].image.save(folder / 'images' / f'{index:05d}.png')
+        torch.manual_seed(0)  # weights do not matter here
+        save_checkpoint(folder / 'generator.pth', Generator(4, args.blocks).state_dict())
+
+        def run(size):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                return convert.main([
+                    '--image_path', str(folder / 'images'), '--out_path', str(folder / str(size)), '--ds_scale', '4',
+                    '--srgan_path', str(folder / 'generator.pth'), '--textsr_path', str(folder / 'generator.pth'),
+                    '--aster_path', args.aster_path, '--batch_size', str(size), '--device', str(device)])
+
+        names = {1: 'one by one', 64: 'batches of 64'}
+        results = measure({name: lambda size=size: run(size) for size, name in names.items()}, device, 1)
+        paths = sorted(path.relative_to(folder / '1') for path in (folder / '1' / 'textsr').glob('*.png'))
+        report(f'convert.py, {len(paths)} words in their own sizes, two generators of {args.blocks} blocks', results,
+               len(paths), names[1])
+        worst = max(difference(folder / '1' / path, folder / '64' / path) for path in paths)
+    print(f'largest difference of the results: {worst} of 255')
+    return worst <= 1
+
+
+def difference(path, other):
+    """Largest difference of two images, in grey levels."""
+    one, two = (to_tensor(read_image(str(image))).mul(255).round() for image in (path, other))
+    return int((one - two).abs().max()) if one.shape == two.shape else 255
+
+
+# ------------------------------------------------------------------------------------------------------------- estimate
+
+def step_flops(blocks=16, characters=8, count=2):
+    """Counted floating-point operations of a training step, per image at 128x32, of each part (released sizes)."""
+    generator, discriminator, judge = Generator(4, blocks), Discriminator(), Aster().freeze()
+    lr, hr = torch.rand(count, 3, 8, 32), torch.rand(count, 3, 32, 128)
+    sr, vocabulary = hr.clone().requires_grad_(), Vocabulary()
+    labels = ['a' * (characters - 1)] * count
+
+    def of(function):
+        # without oneDNN, whose LSTM is not counted
+        with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops() / count
+
+    def look():
+        fake = discriminator(sr)
+        generator_loss(fake).backward(inputs=[sr], retain_graph=True)
+        discriminator_loss(discriminator(hr), fake).backward(inputs=list(discriminator.parameters()))
+
+    return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(look),
+            'recognizer': of(lambda: text_perceptual_loss(judge, vocabulary, sr, labels).backward())}
+
+
+def estimate(words=1_290_000, epochs=10, tera=(20, 40), jpeg_bytes=5_000):
+    """Print what training on SynthText_hr costs, from counted operations; an estimate, no measurement."""
+    flops = step_flops()
+    total = sum(flops.values())
+    parameters = sum(p.numel() for model in (Generator(4, 16), Discriminator()) for p in model.parameters())
+    print(f'\nEstimate (not measured): {words:,} words, {epochs} epochs, 16 blocks, 128x32, the recognizer as released')
+    print('operations of a step per image: '
+          + ' + '.join(f'{name} {value / 1e9:.1f}' for name, value in flops.items()) + f' = {total / 1e9:.1f} GFLOP')
+    print(f'all: {words:,} x {epochs} x {total / 1e9:.1f} GFLOP = {words * epochs * total / 1e15:.0f} PFLOP')
+    for rate in tera:
+        hours = words * epochs * total / (rate * 1e12) / 3600
+        images = rate * 1e12 / total
+        print(f'at {rate} TFLOP/s in use: {hours:.1f} h on one GPU, {hours / 8 / 0.9:.1f} h on eight (90% efficiency); '
+              f'{images:.0f} images/s, {images * jpeg_bytes / 1e6:.0f} MB/s of JPEG for each GPU')
+    print(f'gradients to reduce among eight: {parameters:,} x 4 bytes = {4 * parameters / 1e6:.0f} MB a step')
+
+
+# ----------------------------------------------------------------------------------------------------------------- main
+
+def main(argv=None):
+    """Measure; returns the exit status: 0, 1 where results differ that must not, 2 for bad input."""
+    args = parse_args(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        device = training.pick_device(args.device)
+        with tempfile.TemporaryDirectory() as folder:
+            data_dir = args.data_dir or str(Path(folder, 'words'))
+            if not args.data_dir and set(args.parts) != {'estimate'}:
+                render = [sys.executable, '-m', 'utils.render_words', '--out', data_dir, '--count', str(args.images)]
+                subprocess.run(render, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
+            same = [part(args, data_dir, device) for name, part in (
+                ('reading', reading), ('training', train_step), ('share', share), ('data', data),
+                ('conversion', conversion)) if name in args.parts]
+            if 'estimate' in args.parts:
+                estimate()
+        return 1 if False in same else 0
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        print(f'benchmark.py: {error}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())
