@@ -8,7 +8,7 @@ import torch
 import main
 from lib.checkpoint import save_checkpoint
 from lib.models.generator import Generator
-from lib.options import build_parser, parse_args
+from lib.options import SRRESNET_PATH, build_parser, parse_args
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ['--blocks=1', '--maps=8', '--disc_maps=4', '--width=32', '--height=16', '--batch_size=4', '--workers=0']
@@ -55,7 +55,9 @@ def test_every_flag_has_help_and_is_read():
 
 
 def test_defaults_of_a_run_without_training_data():
-    assert (parse_args([]).epochs, parse_args([]).demo) == (2, True)
+    assert (parse_args([]).epochs, parse_args([]).demo) == (1, True)
+    assert parse_args([]).generator_path == SRRESNET_PATH
+    assert parse_args(['--ds_scale', '2']).generator_path is parse_args(['--arch', 'aster']).generator_path is None
     assert (parse_args(['--epochs', '7']).epochs, parse_args(['--bloc=7']).blocks) == (7, 7)
     args = parse_args(['--train_data_dir', 'x'])
     assert (args.epochs, args.blocks, args.demo, args.lr) == (10, 16, False, 1e-4)
