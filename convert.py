@@ -6,6 +6,8 @@
 writes <out_path>/bicubic, srgan, textsr and compare, one PNG for each image, and metrics.tsv and metrics.json.
 """
 import argparse
+import csv
+import io
 import json
 import math
 import os
@@ -141,6 +143,8 @@ def build_reader(args, device):
 def find_images(path):
     """The images at a path, a file or a folder, and the names in a folder that are not taken for images."""
     path = Path(path)
+    if not os.path.lexists(path):
+        raise ValueError(f'--image_path {shown(path)}: no such file or folder')
     if not path.is_dir():
         return [path], []
     names = sorted(name for name in os.listdir(path) if not os.path.isdir(path / name))
@@ -167,7 +171,7 @@ def output_names(paths):
 
 
 def check_outputs(args, names):
-    """Make the folders of the results; ValueError where a result would take the place of an input."""
+    """Make the folders of the results; ValueError where a result would take the place of an input or become one."""
     inputs = {(status.st_dev, status.st_ino): path for path in names if path.exists() for status in [path.stat()]}
     for folder in (*METHODS, COMPARE):
         folder = Path(args.out_path) / folder
@@ -175,6 +179,9 @@ def check_outputs(args, names):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f'--out_path {shown(args.out_path)}: {error.strerror}: {shown(folder)}') from error
+        if os.path.isdir(args.image_path) and os.path.samefile(folder, args.image_path):
+            raise ValueError(f'--out_path {shown(args.out_path)}: results would go among the inputs, into '
+                             f'{shown(folder)}; choose another folder')
         for name in names.values():
             target = folder / name
             status = target.stat() if target.exists() else None
@@ -237,13 +244,15 @@ def save_report(rows, summary, problems, args):
         return value if math.isfinite(value) else None
 
     columns = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')
-    lines = ['\t'.join(columns), *('\t'.join(plain(row.get(column)) for column in columns) for row in rows)]
+    lines = io.StringIO()
+    writer = csv.writer(lines, delimiter='\t', lineterminator='\n')  # puts a string with " in it into quotes
+    writer.writerows([columns, *([plain(row.get(column)) for column in columns] for row in rows)])
     methods = {method: {key: known(value) for key, value in figures.items()} for method, figures in summary.items()}
     content = {'ds_scale': args.ds_scale, 'width': args.width, 'height': args.height, 'methods': methods,
                'left_out': problems}
-    for name, text in (('metrics.tsv', '\n'.join(lines)), ('metrics.json', json.dumps(content, indent=1))):
+    for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
         with written_beside(Path(args.out_path) / name) as beside:
-            beside.write_text(text + '\n', encoding='utf-8', errors='backslashreplace')
+            beside.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def main(argv=None):
@@ -253,11 +262,11 @@ def main(argv=None):
         stream.reconfigure(errors='backslashreplace')  # names of files need not be text
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
     try:
+        paths, others = find_images(args.image_path)
         device = pick_device(args.device)
         enlargers, scale = build_enlargers(args, device)
         read = build_reader(args, device)
         labels = read_labels(args.labels) if args.labels else {}
-        paths, others = find_images(args.image_path)
         names = output_names(paths)
         if paths:
             check_outputs(args, names)

@@ -78,8 +78,8 @@ def prepare(path, name, ds_scale, scale, size=None, zooms=(), label=None, say=pr
 
 def cut(picture, box):
     """The part of a picture in `box`, shares of its sides; at least one pixel."""
-    left, top = int(box[0] * picture.width), int(box[1] * picture.height)
-    right, bottom = round(box[2] * picture.width), round(box[3] * picture.height)
+    left, top, right, bottom = (round(share * side) for share, side in zip(box, picture.size * 2))
+    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
     return picture.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
 
 

@@ -121,7 +121,8 @@ def with_boxes(image, boxes):
     for number, (left, top, right, bottom) in enumerate(boxes):
         left, right = left * (image.width - 1), right * (image.width - 1)
         top, bottom = top * (image.height - 1), bottom * (image.height - 1)
-        draw.rectangle((left, top, right, bottom), outline=FRAMES[number % len(FRAMES)], width=max(2, image.width // 240))
+        thick = max(2, image.width // 240)
+        draw.rectangle((left, top, right, bottom), outline=FRAMES[number % len(FRAMES)], width=thick)
     return image
 
 

@@ -145,7 +145,7 @@ def test_batches_take_every_image_once_and_keep_within_their_limits():
     parts = list(batches(sizes, batch_size=16))
     assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
     assert max(map(len, parts)) <= 16
-    assert len(parts) < len(sizes) / 4
+    assert len(parts) < len(sizes) / 3
     for part in parts:
         area = max(sizes[i][0] for i in part) * max(sizes[i][1] for i in part) * len(part)
         assert area <= 192 * 192

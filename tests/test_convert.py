@@ -1,0 +1,378 @@
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import convert
+from lib import conversion
+from lib.checkpoint import load_aster, save_checkpoint
+from lib.evaluators import read_words
+from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.metrics import psnr
+from lib.models.generator import Generator
+from lib.options import ASTER_PATH
+from lib.vocabulary import vocabulary_of
+
+ROOT = Path(convert.__file__).resolve().parent
+
+
+@pytest.fixture(scope='session')
+def generators(tmp_path_factory):
+    """{scale: path} of untrained generators of a few weights."""
+    folder, paths = tmp_path_factory.mktemp('generators'), {}
+    for scale in (2, 4):
+        torch.manual_seed(scale)
+        paths[scale] = str(folder / f'x{scale}.pth')
+        save_checkpoint(paths[scale], {'state_dict': Generator(scale, 1, 4).state_dict()})
+    return paths
+
+
+@pytest.fixture
+def run(tmp_path, generators, tiny_aster, capsys):
+    """run(image_path, *flags) -> (exit status, what was printed, what was reported); results are in tmp_path/'out'."""
+    def call(image_path, *flags, scale=4):
+        argv = ['--image_path', str(image_path), '--out_path', str(tmp_path / 'out'), '--srgan_path', generators[scale],
+                '--textsr_path', generators[scale], '--aster_path', tiny_aster, '--beam_width', '1', *map(str, flags)]
+        try:
+            status = convert.main(argv)
+        except SystemExit as error:
+            status = error.code
+        return (status, *capsys.readouterr())
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder for images."""
+    path = tmp_path / 'images'
+    path.mkdir()
+    return path
+
+
+def photo(size=(37, 18), seed=0):
+    """A smooth colour picture."""
+    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+
+
+def word(text='HELLO'):
+    image = Image.new('RGB', (160, 48), 'white')
+    ImageDraw.Draw(image).text((16, 2), text, fill='black', font=ImageFont.load_default(36))
+    return image
+
+
+def names_in(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def table(tmp_path):
+    with open(tmp_path / 'out' / 'metrics.tsv', encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file, delimiter='\t'))
+
+
+def test_the_published_command(folder, generators, tiny_aster, monkeypatch, capsys):
+    (folder / 'weights').mkdir()
+    for name, path in (('srgan.pth', generators[4]), ('textsr.pth', generators[4]), (ASTER_PATH, tiny_aster)):
+        os.symlink(path, folder / 'weights' / Path(name).name)
+    photo().save(folder / 'word.png')
+    (folder / 'README.md').write_text('no image')
+    before = (folder / 'word.png').read_bytes()
+    flags = ['--image_path=./', '--width=128', '--height=32', '--ds_scale=4']
+    command = [sys.executable, str(ROOT / 'convert.py'), *flags]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert '| TextSR |' in done.stdout and '1 of 1 images converted' in done.stdout
+    assert 'README.md' in done.stderr
+    for method in ('bicubic', 'srgan', 'textsr'):
+        assert names_in(folder / method) == ['word.png']
+        assert Image.open(folder / method / 'word.png').size == (128, 32)
+    assert Image.open(folder / 'compare' / 'word.png').width > 4 * 128
+    assert (folder / 'word.png').read_bytes() == before
+    monkeypatch.chdir(folder)
+    assert convert.main(flags) == 0
+    assert '1 of 1 images converted' in capsys.readouterr().out, 'results of the first run are read'
+
+
+def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
+    transparent = photo().convert('RGBA')
+    transparent.putalpha(Image.new('L', transparent.size, 100))
+    transparent.save(folder / 'alpha.png')
+    photo().convert('L').save(folder / 'grey.jpg')
+    Image.fromarray(np.asarray(photo().convert('L'), dtype=np.uint16) * 257).save(folder / 'deep.png')
+    orientation = Image.Exif()
+    orientation[0x112] = 6
+    photo().save(folder / 'phone.jpeg', exif=orientation)
+    photo().convert('CMYK').save(folder / 'print.JPG')
+    photo().save(folder / 'broken.png')
+    (folder / 'broken.png').write_bytes((folder / 'broken.png').read_bytes()[:100])
+    (folder / 'empty.jpg').touch()
+    (folder / 'notes.txt').write_text('no image')
+    (folder / 'deeper.png').mkdir()
+    photo().save(folder / 'deeper.png' / 'inside.png')
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    status, printed, reported = run(folder)
+
+    assert status == 1
+    good = ['alpha.png', 'deep.png', 'grey.png', 'phone.png', 'print.png']
+    for part in ('bicubic', 'srgan', 'textsr', 'compare'):
+        assert names_in(tmp_path / 'out' / part) == good
+    for name in good:
+        expected = (16, 36) if name == 'phone.png' else (36, 16)
+        assert Image.open(tmp_path / 'out' / 'textsr' / name).size == expected
+    for name in ('broken.png', 'empty.jpg', 'notes.txt'):
+        assert sum(name in line for line in reported.splitlines()) == 1
+    assert 'inside.png' not in reported + printed
+    assert '5 of 7 images converted' in printed
+    assert sorted(json.loads((tmp_path / 'out/metrics.json').read_text())['left_out']) == ['broken.png', 'empty.jpg']
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_files_that_are_no_files(run, folder, tmp_path):
+    os.mkfifo(folder / 'pipe.png')
+    os.symlink(folder / 'nowhere.png', folder / 'dangling.png')
+    os.symlink(folder / 'loop.png', folder / 'loop.png')
+    photo().save(tmp_path / 'elsewhere.png')
+    os.symlink(tmp_path / 'elsewhere.png', folder / 'link.png')
+    status, printed, reported = run(folder)
+    assert status == 1 and '1 of 4 images' in printed
+    assert all(name in reported for name in ('pipe.png', 'dangling.png', 'loop.png'))
+    assert names_in(tmp_path / 'out' / 'srgan') == ['link.png']
+
+
+def test_names_of_any_kind(run, folder, tmp_path):
+    names = ['a b.png', 'it\'s "so".png', 'new\nline.png', 'süß 字.png', '-n.png', '%d.png',
+             os.fsdecode(b'\xff\xfe.png')]
+    for name in [*names, 'x' * 251 + '.png']:
+        photo((8, 4)).save(folder / 'plain.png')
+        os.rename(folder / 'plain.png', folder / name)
+    status, _, reported = run(folder, '--zoom', '99,0,5,5')
+    assert status == 0
+    assert len(reported.splitlines()) == len(names) + 1  # one each: no name breaks a message
+    for part in ('textsr', 'compare'):
+        assert names_in(tmp_path / 'out' / part) == sorted([*names, 'x' * 200 + '.png'])
+    assert len(table(tmp_path)) == 4 * (len(names) + 1)
+
+
+def test_inputs_that_would_share_a_result_get_their_own(run, folder, tmp_path):
+    for number, name in enumerate(['a.png', 'a.jpg', 'A.bmp', 'a.jpg.png', 'b.png']):
+        photo(seed=number).save(folder / name)
+    assert run(folder)[0] == 0
+    assert names_in(tmp_path / 'out' / 'bicubic') == ['A.bmp.png', 'a.jpg.png', 'a.jpg_.png', 'a.png.png', 'b.png']
+    assert len({row['result'] for row in table(tmp_path)}) == 5
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    names = convert.output_names([Path('x' * 250 + '1.png'), Path('x' * 250 + '2.png'), Path('ü' * 120 + '.png')])
+    assert len(set(names.values())) == 3
+    assert all(len(os.fsencode(name)) <= 210 for name in names.values())
+
+
+def test_an_input_is_never_written_over(run, folder, tmp_path):
+    inputs = tmp_path / 'out' / 'compare'
+    inputs.mkdir(parents=True)
+    photo().save(inputs / 'a.png')
+    before = (inputs / 'a.png').read_bytes()
+    status, _, reported = run(inputs)
+    assert status == 2 and '--out_path' in reported
+    os.symlink(inputs / 'a.png', folder / 'a.png')  # by another way
+    assert run(folder)[0] == 2
+    assert (inputs / 'a.png').read_bytes() == before
+    (inputs / 'a.png').rename(inputs / 'a.jpg')  # nothing would be replaced, but the next run would read results
+    assert run(inputs)[0] == 2
+    assert names_in(inputs) == ['a.jpg']
+
+
+@pytest.mark.parametrize('ds_scale, size, expected', [
+    (4, (38, 19), (36, 16)), (4, (1, 1), (4, 4)), (4, (3, 50), (4, 48)), (1, (5, 3), (20, 12)), (1, (1, 1), (4, 4)),
+])
+def test_an_image_keeps_its_size_but_for_what_cannot_be_reduced(run, folder, tmp_path, ds_scale, size, expected):
+    photo(size).save(folder / 'a.png')
+    assert run(folder / 'a.png', '--ds_scale', ds_scale)[0] == 0
+    for method in ('bicubic', 'srgan', 'textsr'):
+        assert Image.open(tmp_path / 'out' / method / 'a.png').size == expected
+
+
+def test_a_generator_of_scale_two(run, folder, tmp_path):
+    photo((21, 9)).save(folder / 'a.png')
+    assert run(folder, '--ds_scale', 2, scale=2)[0] == 0
+    assert Image.open(tmp_path / 'out' / 'textsr' / 'a.png').size == (20, 8)
+    assert run(folder, '--ds_scale', 1, scale=2)[0] == 0
+    assert Image.open(tmp_path / 'out' / 'textsr' / 'a.png').size == (42, 18)
+
+
+def test_figures_are_those_of_the_saved_images(run, folder, tmp_path):
+    for number, size in enumerate([(40, 20), (39, 23), (64, 16)]):
+        photo(size, number).save(folder / f'{number}.png')
+    assert run(folder)[0] == 0
+    rows = table(tmp_path)
+    assert len(rows) == 12
+    for row in rows:
+        if row['method'] == 'original':
+            assert row['psnr'] == row['ssim'] == ''
+            continue
+        sr = read_image(tmp_path / 'out' / row['method'] / row['result'])
+        hr = read_image(folder / row['image']).crop((0, 0, *sr.size))
+        assert float(row['psnr']) == pytest.approx(psnr(to_tensor(sr)[None], to_tensor(hr)[None]).item(), abs=1e-3)
+    means = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['methods']
+    assert means['srgan']['psnr'] == pytest.approx(
+        np.mean([float(row['psnr']) for row in rows if row['method'] == 'srgan']), abs=1e-3)
+
+
+def test_without_reduction_there_is_nothing_to_measure(run, folder, tmp_path):
+    photo().save(folder / 'a.png')
+    status, printed, _ = run(folder, '--ds_scale', 1)
+    assert status == 0 and 'PSNR' not in printed
+    assert [row['method'] for row in table(tmp_path)] == ['bicubic', 'srgan', 'textsr']
+
+
+def test_batches_give_what_one_by_one_gives(run, folder, tmp_path):
+    for number in range(6):
+        photo((20 + 5 * number, 12 + number % 4), number).save(folder / f'{number}.png')
+    assert run(folder)[0] == 0
+    together = {path: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / 'out').glob('*[cnr]/*.png')}
+    assert run(folder, '--batch_size', 1)[0] == 0
+    assert len(together) == 6 * 3 and 'srgan' in str(list(together))
+    assert max(np.abs(np.asarray(Image.open(path)) - image).max() for path, image in together.items()) <= 1
+
+
+def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
+    if not (ROOT / ASTER_PATH).exists():
+        pytest.skip(f'no {ASTER_PATH}')
+    word().save(folder / 'a.png')
+    photo().save(folder / 'b.png')
+    (folder / 'gt.txt').write_text('a.png\thello!\n')
+    status, printed, _ = run(folder, '--aster_path', ROOT / ASTER_PATH, '--labels', folder / 'gt.txt')
+    assert status == 0
+    recognizer = load_aster(ROOT / ASTER_PATH).eval()
+    rows = {(row['image'], row['method']): row for row in table(tmp_path)}
+    for method in ('bicubic', 'srgan', 'textsr'):
+        image = to_tensor(read_image(tmp_path / 'out' / method / 'a.png'))[None]
+        (string, score), = read_words(recognizer, vocabulary_of(97), recognizer_input(image))
+        assert rows['a.png', method]['string'] == string
+        assert float(rows['a.png', method]['score']) == pytest.approx(score, abs=0.01)
+        assert rows['b.png', method]['right'] == rows['b.png', method]['label'] == ''
+    assert rows['a.png', 'original']['right'] == '1'
+    assert '| original | - | - | 1 | 100.0 |' in printed
+
+
+@pytest.mark.parametrize('flags, named', [
+    (['--width', 128], '--height'), (['--width', 0, '--height', 32], '--width'),
+    (['--width', 128, '--height', -4], '--height'),
+    (['--width', 128, '--height', 30], '--height 30'), (['--width', 126, '--height', 32], '--width 126'),
+    (['--ds_scale', 3], '--ds_scale'), (['--ds_scale', 2], '--srgan_path'), (['--zoom', '1,2,3'], '--zoom'),
+    (['--zoom', '1,2,0,3'], '--zoom'), (['--zoom=-1,2,3,3'], '--zoom'), (['--beam_width', 0], '--beam_width'),
+    (['--beam_width', 98], '--beam_width'), (['--batch_size', 0], '--batch_size'), (['--device', 'abacus'], '--device'),
+    (['--srgan_path', 'missing.pth'], '--srgan_path'), (['--textsr_path', 'missing.pth'], '--textsr_path'),
+    (['--aster_path', 'missing.pth'], '--aster_path'), (['--labels', 'missing.txt'], 'missing.txt'),
+    (['--image_path', 'missing'], '--image_path'),
+])
+def test_flags_that_cannot_be_end_before_any_work(run, folder, tmp_path, flags, named):
+    photo().save(folder / 'a.png')
+    status, printed, reported = run(folder, *flags)
+    assert status == 2
+    assert named in reported.splitlines()[-1] and printed == ''
+    assert not (tmp_path / 'out').exists()
+
+
+def test_checkpoints_of_other_things_and_scales(run, folder, generators, tiny_aster, tmp_path):
+    photo().save(folder / 'a.png')
+    assert '--textsr_path' in run(folder, '--textsr_path', tiny_aster)[2]
+    status, _, reported = run(folder, '--ds_scale', 1, '--textsr_path', generators[2])
+    assert status == 2 and 'enlarges 2 times' in reported
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_without_images_says_what_was_looked_for(run, folder, tmp_path):
+    (folder / 'main.py').touch()
+    status, _, reported = run(folder)
+    assert status == 1 and '.jpeg' in reported and 'main.py' in reported and str(folder) in reported
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_result_too_large_for_memory_is_named(run, folder, monkeypatch):
+    monkeypatch.setattr(conversion, 'MAX_PIXELS', 36 * 16 * 16 - 1)
+    photo((36, 16)).save(folder / 'a.png')
+    status, _, reported = run(folder, '--ds_scale', 1)
+    assert status == 1 and 'a.png' in reported and 'pixels' in reported
+    assert run(folder)[0] == 0
+
+
+def test_zooms_are_drawn_and_those_outside_named(run, folder, tmp_path):
+    photo((40, 20)).save(folder / 'a.png')
+    photo((400, 300)).save(folder / 'b.png')
+    assert run(folder)[0] == 0
+    plain = Image.open(tmp_path / 'out' / 'compare' / 'a.png').size
+    status, _, reported = run(folder, '--zoom', '30,10,200,20', '--zoom', '50,5,10,10')
+    assert status == 0
+    assert '50,5,10,10' in reported and 'a.png' in reported and 'b.png' not in reported
+    assert Image.open(tmp_path / 'out' / 'compare' / 'a.png').height > plain[1] + 50
+
+
+@pytest.mark.parametrize('size', [None, (64, 16)])
+def test_a_zoom_means_pixels_of_the_original(folder, size):
+    image = Image.new('RGB', (82, 41), 'white')
+    image.paste('red', (20, 10, 40, 30))
+    image.save(folder / 'a.png')
+    job = conversion.prepare(folder / 'a.png', 'a.png', 4, 4, size, [(20, 10, 20, 20)])
+    cut = np.asarray(conversion.cut(job.hr, job.boxes[0])).astype(int)
+    assert (np.abs(cut[2:-2, 2:-2] - [255, 0, 0]) < 60).all()
+    assert cut.shape[:2] == ((20, 20) if size is None else (8, 15))
+
+
+def test_a_full_disk_leaves_no_half_image(run, folder, tmp_path):
+    Image.effect_noise((200, 100), 99).save(folder / 'noise.png')
+    old = tmp_path / 'out' / 'bicubic' / 'noise.png'
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b'the old one')
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        status, printed, reported = run(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert status == 1 and 'could not be written' in reported and '0 of 1' in printed
+    assert [path for path in (tmp_path / 'out').rglob('*') if path.is_file()] == [old]
+    assert old.read_bytes() == b'the old one'
+
+
+def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, monkeypatch):
+    for number in range(3):
+        photo().save(folder / f'{number}.png')
+    real = convert.convert
+
+    def interrupted(jobs, *others):
+        if jobs[0].name == '1.png':
+            raise KeyboardInterrupt
+        return real(jobs, *others)
+
+    monkeypatch.setattr(convert, 'convert', interrupted)
+    status, printed, _ = run(folder, '--batch_size', 1)
+    assert status == 130 and '1 of 3 images' in printed
+    assert {row['image'] for row in table(tmp_path)} == {'0.png'}
+
+
+def test_failed_work_ends_the_work_beside_it():
+    workers, started = conversion.Workers(2), threading.Event()
+
+    def work(item):
+        if item == 'fails':
+            started.wait(10)
+            raise ValueError('no')
+        started.set()
+        for _ in range(10 ** 6):
+            workers.tick()
+            threading.Event().wait(0.001)
+
+    with pytest.raises(ValueError, match='no'):
+        workers.map(work, ['fails', 'goes on'])
+    assert workers.stop.is_set()
