@@ -19,7 +19,7 @@ from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 from lib.evaluators import bicubic_enlarger, compare_words, evaluate
-from lib.interruption import Interrupted, Interruption, leave_signals_to_parent
+from lib.interruption import Interrupted, Interruption, follow_main_process
 from lib.logs import RunLog
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
@@ -274,7 +274,7 @@ def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log,
     # a generator of its own: whoever resumes starts one loader more, and must not draw from torch's for that
     generator = torch.Generator().manual_seed(args.seed + progress['epoch'])
     loader = DataLoader(samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
-                        pin_memory=trainer.device.type == 'cuda', worker_init_fn=leave_signals_to_parent,
+                        pin_memory=trainer.device.type == 'cuda', worker_init_fn=follow_main_process,
                         generator=generator)
     bar = tqdm(islice(loader, steps), desc=f'epoch {progress["epoch"] + 1}', disable=distributed.rank() != 0,
                dynamic_ncols=True, unit_scale=sampler.step_size, unit='image', total=steps)
@@ -371,7 +371,7 @@ def read_set(args, name, path, sizes_lr, methods, recognizer, vocabulary, device
     shard = range(distributed.rank(), len(records), distributed.world())
     samples = EvalSamples(records, sizes_lr, args.ds_scale, args.degradation, below, shard, args.seed)
     loader = DataLoader(samples, args.test_batch_size, num_workers=args.workers, collate_fn=collate,
-                        pin_memory=device.type == 'cuda', worker_init_fn=leave_signals_to_parent)
+                        pin_memory=device.type == 'cuda', worker_init_fn=follow_main_process)
     readings, errors = evaluate(loader, name, distributed.unwrap(recognizer), vocabulary, methods, device, below,
                                 with_hr, args.beam_width)
     if errors and distributed.rank() == 0:

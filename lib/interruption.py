@@ -1,6 +1,9 @@
 """SIGINT and SIGTERM as a wish to stop, heard at the end of a step; a second one stops at once."""
 import contextlib
+import multiprocessing
+import os
 import signal
+import threading
 
 
 class Interrupted(BaseException):
@@ -43,7 +46,13 @@ class Interruption:
             self._at_once = False
 
 
-def leave_signals_to_parent(_worker):
-    """For data workers: a signal may go to the whole group, but only the main process decides when to stop."""
+def follow_main_process(_worker):
+    """For data workers: they end with the main process, and only with it.
+
+    A signal may go to the whole group, but the main process decides when to stop. And where Python starts workers from
+    a server of its own, torch watches that instead of the main process, and the workers of a killed run would stay.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    main_process = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (main_process.join(), os._exit(1)), daemon=True).start()

@@ -1,0 +1,400 @@
+"""Runs that are killed, stopped, starved of disk or of data: what is left, and that --resume ends where others end."""
+import json
+import math
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from conftest import word_records, write_lmdb
+
+import main
+from lib import checkpoint
+from lib.checkpoint import load_checkpoint
+
+# 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
+TINY = ['--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2', '--epochs=2',
+        '--save_every=3', '--warmup=2', '--workers=0', '--device=cpu', '--degradation=real', '--lr=1e-2']
+
+
+@pytest.fixture(scope='module')
+def words(tmp_path_factory):
+    return write_lmdb(tmp_path_factory.mktemp('data') / 'words', word_records())
+
+
+@pytest.fixture(scope='module')
+def flags(words, tiny_aster):
+    return ['--train_data_dir', words, '--aster_path', tiny_aster, *TINY]
+
+
+@pytest.fixture(scope='module')
+def with_val(flags, tmp_path_factory):
+    val = write_lmdb(tmp_path_factory.mktemp('data') / 'val', word_records(('Up',)))
+    return [*flags, '--val_data_dir', val]
+
+
+def run(flags, folder, *more):
+    return main.main([*flags, '--logs_dir', str(folder), *more])
+
+
+@pytest.fixture(scope='module')
+def whole(with_val, tmp_path_factory):
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp('runs') / 'whole'
+    assert run(with_val, folder) == 0
+    return folder
+
+
+def equal(a, b):
+    if torch.is_tensor(a):
+        return torch.is_tensor(b) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b or (a != a and b != b)
+
+
+def log(folder):
+    lines = [json.loads(line) for line in (folder / 'log.txt').read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != 'seconds'} for line in lines]
+
+
+def assert_same_run(folder, whole):
+    """Weights, optimizers, random state, progress and log are equal, bit by bit, and nothing else is left behind."""
+    for name in ('last.pth', 'best.pth'):
+        if (whole / name).exists():
+            assert equal(load_checkpoint(folder / name), load_checkpoint(whole / name)), name
+    assert log(folder) == log(whole)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def at_call(monkeypatch, target, number, action):
+    """Do `action` as the call of that number of 'module.name' begins."""
+    module, _, name = target.rpartition('.')
+    owner = main
+    for part in module.split('.')[1:]:
+        owner = getattr(owner, part)
+    if module.split('.')[0] != 'main':
+        owner = {'checkpoint': checkpoint, 'os': os, 'torch': torch}[module]
+    function, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == number:
+            action()
+        return function(*args, **kwargs)
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+# ------------------------------------------------------------------------------------------------------------ same seed
+
+def test_same_seed_same_run(with_val, whole, tmp_path):
+    """Also with the data made in workers, and torch's random numbers drawn from before."""
+    torch.rand(5)
+    assert run(with_val, tmp_path / 'run', '--workers', '1') == 0
+    assert_same_run(tmp_path / 'run', whole)
+    assert run(with_val, tmp_path / 'other', '--seed', '2') == 0
+    assert not equal(load_checkpoint(tmp_path / 'other' / 'last.pth')['generator'],
+                     load_checkpoint(whole / 'last.pth')['generator'])
+    assert [entry['iteration'] for entry in log(whole)] == [4, 8]
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+STEP = 'main.SuperResolutionTrainer.step'
+SIGNALS = [  # where the signal comes, at which call, the iteration that is saved
+    (STEP, 2, 2), ('main.Update.step', 10, 5), (STEP, 8, 8), ('main.validate', 1, 4), ('main.evaluate', 2, 8),
+    ('main.save_checkpoint', 1, 4), ('main.RunLog.epoch', 1, 4), ('main.collate', 6, 5),
+]
+
+
+@pytest.mark.parametrize('target, number, saved', SIGNALS)
+def test_stopped_by_a_signal(with_val, whole, tmp_path, monkeypatch, capsys, target, number, saved):
+    signum, status = ((signal.SIGINT, 130), (signal.SIGTERM, 143))[number % 2]
+    with monkeypatch.context() as patches:
+        at_call(patches, target, number, send(signum))
+        assert run(with_val, tmp_path / 'run') == status
+    assert f'main.py: stopped by {signum.name}; go on with --resume\n' in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / 'run' / 'last.pth')['progress']['iteration'] == saved
+    assert run(with_val, tmp_path / 'run', '--resume') == 0
+    assert_same_run(tmp_path / 'run', whole)
+
+
+def test_a_signal_at_every_step(flags, tmp_path):
+    """Eight stops, and after each the next run goes on."""
+    flags = [*flags, '--arch=srresnet']
+    assert run(flags, tmp_path / 'whole') == 0
+    for step in range(1, 9):
+        with pytest.MonkeyPatch.context() as patches:
+            at_call(patches, STEP, 1, send(signal.SIGTERM))
+            assert run(flags, tmp_path / 'run', '--resume') == 143
+        assert load_checkpoint(tmp_path / 'run' / 'last.pth')['progress']['iteration'] == step
+    assert run(flags, tmp_path / 'run', '--resume') == 0
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
+
+
+def test_a_second_signal_does_not_wait_for_the_step(flags, tmp_path, monkeypatch):
+    at_call(monkeypatch, STEP, 5, lambda: (send(signal.SIGINT)(), send(signal.SIGTERM)(), time.sleep(60)))
+    assert run(flags, tmp_path) == 143
+    assert load_checkpoint(tmp_path / 'last.pth')['progress']['iteration'] == 4
+
+
+def test_signals_are_those_of_before_when_a_run_is_over(flags, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert run(flags, tmp_path, '--max_steps', '1') == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize('more', [
+    ['--arch=srresnet'], ['--arch=srgan', '--grad_clip=0.1', '--tv_weight=1e-3'], ['--finetune_aster'],
+    ['--arch=aster', '--augmentation=1'], ['--arch=srresnet', '--amp=bf16'], ['--arch=srgan', '--epoch_size=20'],
+    ['--arch=srresnet', '--train_shares=1'], ['--arch=srresnet', '--max_steps=6']], ids=' '.join)
+def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
+    assert run(flags, tmp_path / 'whole', *more) == 0
+    with monkeypatch.context() as patches:
+        trainer = 'RecognizerTrainer' if more[0] == '--arch=aster' else 'SuperResolutionTrainer'
+        at_call(patches, f'main.{trainer}.step', 5, send(signal.SIGINT))
+        assert run(flags, tmp_path / 'run', *more) == 130
+    assert run(flags, tmp_path / 'run', *more, '--resume') == 0
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
+
+
+def test_resume_of_a_finished_run(with_val, whole, tmp_path, capsys):
+    assert run(with_val, tmp_path / 'run') == 0
+    before = (tmp_path / 'run' / 'last.pth').read_bytes()
+    assert run(with_val, tmp_path / 'run', '--resume') == 0
+    assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
+    assert_same_run(tmp_path / 'run', whole)
+    assert run(with_val, tmp_path / 'run', '--resume', '--epochs', '3') == 0
+    assert [entry['iteration'] for entry in log(tmp_path / 'run')] == [4, 8, 12]
+
+
+def test_a_run_without_resume_does_not_write_over_an_older_one(flags, tmp_path, capsys):
+    assert run(flags, tmp_path, '--max_steps', '1') == 0
+    before = (tmp_path / 'last.pth').read_bytes(), (tmp_path / 'log.txt').read_bytes()
+    for _ in range(2):
+        assert run(flags, tmp_path, '--max_steps', '1', '--seed', '2') == 0
+    older = tmp_path / 'earlier-1'
+    assert ((older / 'last.pth').read_bytes(), (older / 'log.txt').read_bytes()) == before
+    assert (tmp_path / 'earlier-2' / 'last.pth').exists() and len(log(tmp_path)) == 1
+    assert f'is in {older} now' in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------------- kills
+
+def killed_run(flags, target=None, number=0, workers='fork'):
+    """What the process that is to be killed does; it leads a group, to which its data workers belong."""
+    os.setsid()
+    multiprocessing.set_start_method(workers, force=True)
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
+    if target:
+        at_call(pytest.MonkeyPatch(), target, number, send(signal.SIGKILL))
+    os._exit(main.main(flags))
+
+
+@pytest.fixture(scope='module')
+def processes():
+    """Processes that start with everything imported, and without the threads of this one."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['main'])
+    previous = os.environ.get('PYTHONPATH', '')
+    os.environ['PYTHONPATH'] = os.path.dirname(main.__file__) + os.pathsep + previous
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    yield context
+    os.environ['PYTHONPATH'] = previous
+
+
+KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
+    ('main.RunLog.start', 1), (STEP, 2), ('torch.save', 1), ('os.fsync', 5), ('main.Update.step', 6), ('os.replace', 4),
+    ('main.evaluate', 1), ('main.summarize', 1), ('main.save_checkpoint', 2), ('main.RunLog.epoch', 1),
+    ('os.replace', 5), (STEP, 3), ('main.validate', 1), ('main.RunLog.epoch', 1),
+]
+
+
+def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path, processes):
+    folder = tmp_path / 'run'
+    flags = [*with_val, '--logs_dir', str(folder), '--resume']
+    iterations = []
+    for target, number in KILLS:
+        process = processes.Process(target=killed_run, args=(flags, target, number))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, (target, number)
+        if (folder / 'last.pth').exists():
+            iterations.append(load_checkpoint(folder / 'last.pth')['progress']['iteration'])
+        if (folder / 'log.txt').exists():
+            assert log(folder) == log(whole)[:len(log(folder))]
+    assert iterations == sorted(iterations) and len(set(iterations)) > 2
+    assert run(flags, folder) == 0
+    assert_same_run(folder, whole)
+
+
+def test_killed_at_random_moments(with_val, whole, tmp_path, processes):
+    """With data workers, which must not outlive the run."""
+    draw, folder, groups = random.Random(3), tmp_path / 'run', []
+    flags = [*with_val, '--logs_dir', str(folder), '--resume', '--workers', '1']
+    for number in range(6):  # the last one's workers come from a server, the default of newer Pythons
+        process = processes.Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 5 else 'fork'))
+        process.start()
+        process.join(draw.uniform(0.2, 2.5) if number < 5 else 5)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        groups.append(process.pid)
+    assert run(flags, folder) == 0
+    assert_same_run(folder, whole)
+    deadline = time.time() + 15
+    while any(map(group_lives, groups)) and time.time() < deadline:
+        time.sleep(0.2)
+    assert not any(map(group_lives, groups))
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_signal_to_the_whole_group(flags, tmp_path, processes):
+    """As Ctrl-C in a terminal: the data workers leave it to the main process to finish the step and save."""
+    process = processes.Process(target=killed_run, args=(
+        [*flags, '--logs_dir', str(tmp_path), '--workers', '2', '--epochs', '1000', '--save_every', '1'],))
+    process.start()
+    deadline = time.time() + 60
+    while not (tmp_path / 'last.pth').exists() and time.time() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert load_checkpoint(tmp_path / 'last.pth')['progress']['iteration'] >= 1
+
+
+# ----------------------------------------------------------------------------------------------- full disks and numbers
+
+def limited(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize('size', [1, 2000, 30_000])
+def test_full_disk(with_val, whole, tmp_path, monkeypatch, capsys, size):
+    """The system refuses files above `size` from the sixth step on; afterwards the run goes on where it was saved."""
+    with monkeypatch.context() as patches:
+        at_call(patches, STEP, 6, lambda: limited(size))
+        try:
+            assert run(with_val, tmp_path / 'run') == 2
+        finally:
+            limited(resource.RLIM_INFINITY)
+    assert 'last.pth: could not be written' in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / 'run' / 'last.pth')['progress']['iteration'] == 4
+    assert log(tmp_path / 'run') == log(whole)[:1]
+    assert run(with_val, tmp_path / 'run', '--resume') == 0
+    assert_same_run(tmp_path / 'run', whole)
+
+
+def test_full_disk_for_tensorboard_alone(flags, tmp_path, monkeypatch, capsys):
+    at_call(monkeypatch, 'main.RunLog.scalars', 2, lambda: limited(100))
+    monkeypatch.setattr(main, 'save_run', lambda *_: None)
+    monkeypatch.setattr(main.RunLog, '_write', lambda *_: None)
+    try:
+        assert run(flags, tmp_path, '--arch=srresnet') == 0
+    finally:
+        limited(resource.RLIM_INFINITY)
+    assert capsys.readouterr().err.count('TensorBoard: could not be written') == 1
+
+
+def finite(value):
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    return not torch.is_tensor(value) or bool(torch.isfinite(value.float()).all())
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run(flags, whole, tmp_path, monkeypatch, capsys, value):
+    from lib import trainers
+    calls, content_loss = [], trainers.content_loss
+
+    def broken(sr, hr):
+        calls.append(1)
+        return content_loss(sr, hr) * (value if len(calls) == 6 else 1)
+    monkeypatch.setattr(trainers, 'content_loss', broken)
+    assert run(flags, tmp_path) == 1
+    err = capsys.readouterr().err
+    assert 'main.py: the content loss is' in err and 'the last checkpoint is kept' in err
+    state = load_checkpoint(tmp_path / 'last.pth')
+    assert state['progress']['iteration'] == 4 and finite(state) and len(log(tmp_path)) == 1
+
+
+def test_a_run_that_diverges_keeps_a_finite_checkpoint(flags, tmp_path):
+    assert run(flags, tmp_path, '--arch=srresnet', '--lr=1e25', '--warmup=0', '--epochs=40', '--save_every=1') == 1
+    assert not (tmp_path / 'last.pth').exists() or finite(load_checkpoint(tmp_path / 'last.pth'))
+
+
+def test_exploding_gradients(flags, tmp_path, capsys):
+    assert run(flags, tmp_path / 'a', '--arch=srresnet', '--content_weight=1e15', '--grad_clip=1', '--epochs=1') == 0
+    assert finite(load_checkpoint(tmp_path / 'a' / 'last.pth')) and log(tmp_path / 'a')[0]['gradient'] > 1e10
+    assert run(flags, tmp_path / 'b', '--arch=srresnet', '--content_weight=1e38', '--epochs=1') == 1
+    assert 'the gradient is not finite' in capsys.readouterr().err
+
+
+def test_fp16_overflow_is_skipped_and_counted(flags, tmp_path):
+    """The scale starts at 65536 and with this weight the first gradients overflow; the weights stay finite."""
+    more = ['--arch=srresnet', '--amp=fp16', '--content_weight=1e32']
+    assert run(flags, tmp_path, *more) == 0
+    state = load_checkpoint(tmp_path / 'last.pth')
+    skipped = [entry['skipped'] for entry in log(tmp_path)]
+    assert skipped[-1] == state['updates']['generator']['skipped'] > 0 and skipped == sorted(skipped)
+    assert finite(state['generator']) and state['updates']['generator']['scaler']['scale'] < 65536
+
+
+# ----------------------------------------------------------------------------------------------------- damaged records
+
+def damaged(tmp_path, numbers, name='damaged'):
+    records = word_records()
+    return write_lmdb(tmp_path / name, {**records, **{f'image-{n:09d}': b'' for n in numbers}})
+
+
+def test_training_reports_damaged_records_once_and_goes_on(flags, tmp_path, capsys):
+    data = damaged(tmp_path, (2, 5))
+    assert run(flags, tmp_path / 'run', '--train_data_dir', data) == 0
+    out = capsys.readouterr().out
+    for number in (2, 5):
+        assert out.count(f'unreadable, left out: {data}#{number}: image-{number:09d} holds no bytes') == 1
+    assert out.count('unreadable') == 2
+    assert [entry['unreadable'] for entry in log(tmp_path / 'run')] == [2, 2]
+
+
+def test_training_past_a_batch_without_one_readable_record(flags, tmp_path):
+    data = damaged(tmp_path, (1, 2, 3, 4, 5, 6, 7))
+    assert run(flags, tmp_path / 'run', '--train_data_dir', data) == 0
+    assert [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')] == [(7, 4), (7, 8)]
+
+
+def test_nothing_to_train_on(flags, tmp_path, capsys):
+    data = damaged(tmp_path, range(1, 9))
+    assert run(flags, tmp_path / 'run', '--train_data_dir', data) == 1
+    assert f'main.py: {data}: not one word of the epoch could be read' in capsys.readouterr().err
+
+
+def test_testing_counts_what_could_be_read(flags, tmp_path, capsys):
+    data, ruin = damaged(tmp_path, (3, 8)), damaged(tmp_path, range(1, 9), 'ruin')
+    test = ['--test', '--methods', 'bicubic', '--test_data_dir']
+    assert run(flags, tmp_path, *test, data) == 0
+    out, err = capsys.readouterr()
+    assert 'damaged: 2 of 8 records could not be read' in err and err.count('unreadable, not counted') == 2
+    rows = json.loads((tmp_path / 'results.json').read_text())
+    assert {row['words'] for row in rows} == {6} and '| damaged | 6 | bicubic |' in out
+    assert run(flags, tmp_path / 'none', *test, ruin) == 1
+    assert 'not one word could be read' in capsys.readouterr().err
+    assert not (tmp_path / 'none').exists()
