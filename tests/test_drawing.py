@@ -60,7 +60,9 @@ def test_a_missing_letter_stands_in_its_place():
 
 
 def test_wrong_letters_are_drawn_red_and_right_ones_are_not():
-    assert reddish(draw_marked([('a', True), ('b', False)], 30)) > 20
+    marked = draw_marked([('a', True), ('b', False)], 30)
+    assert reddish(marked.crop((0, 0, marked.width, 30))) > 20  # the letter
+    assert reddish(marked.crop((0, marked.height - 4, *marked.size))) > 20  # the line under it
     assert reddish(draw_marked([('a', True), ('b', True)], 30)) == 0
 
 
