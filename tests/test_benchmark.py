@@ -1,0 +1,69 @@
+import torch
+
+from lib.checkpoint import load_aster
+from utils import benchmark
+
+CPU = torch.device('cpu')
+
+
+def flags(tiny_aster, *argv):
+    return ['--aster_path', tiny_aster, '--rounds', '1', '--blocks', '1', *argv]
+
+
+def test_the_usual_search_finds_what_ours_finds(tiny_aster):
+    torch.manual_seed(2)
+    recognizer = load_aster(tiny_aster).freeze()
+    with torch.no_grad():
+        recognizer.decoder.decoder.fc.weight.mul_(5)
+        recognizer.decoder.decoder.fc.bias[recognizer.decoder.eos] += 2  # strings of several lengths
+    images = torch.rand(6, 3, 64, 256) * 2 - 1
+    for width in (1, 4):
+        usual = benchmark.usual_search(recognizer, images, width, max_len=12)
+        ours = recognizer.decode(images, width, max_len=12)[0].tolist()
+        for theirs, mine in zip(usual, ours):
+            theirs = theirs + [recognizer.decoder.eos] * (len(mine) - len(theirs))
+            assert mine == theirs[:len(mine)] and set(theirs[len(mine):]) <= {recognizer.decoder.eos}
+
+
+def test_reading_is_reported_and_compared(tiny_lmdb, tiny_aster, capsys, monkeypatch):
+    argv = flags(tiny_aster, '--parts', 'reading', '--words', '3', '--data_dir', tiny_lmdb())
+    assert benchmark.main(argv) == 0
+    text = capsys.readouterr().out
+    assert '| beam 5, usual |' in text and 'identical strings: yes' in text
+    monkeypatch.setattr(benchmark, 'usual_search', lambda recognizer, images, width: [[0]] * len(images))
+    assert benchmark.main(argv) == 1
+    assert 'identical strings: NO' in capsys.readouterr().out
+
+
+def test_data_is_measured_for_each_number_of_workers(tiny_lmdb, tiny_aster, capsys):
+    argv = flags(tiny_aster, '--parts', 'data', '--workers', '0', '1', '--batch_size', '4', '--data_dir', tiny_lmdb())
+    assert benchmark.main(argv) == 0
+    assert '| -j 0 |' in (text := capsys.readouterr().out) and '| -j 1 |' in text
+
+
+def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys):
+    argv = flags(tiny_aster, '--parts', 'conversion', '--images', '3', '--data_dir', tiny_lmdb())
+    assert benchmark.main(argv) == 0
+    text = capsys.readouterr().out
+    assert '| one by one |' in text and any(f'largest difference of the results: {n} of 255' in text for n in (0, 1))
+
+
+def test_variants_take_turns_and_the_fastest_round_counts():
+    turns, times = [], iter([0, 5, 10, 11, 20, 22, 30, 37])  # a: 5 s then 2 s, b: 1 s then 7 s
+    results = benchmark.measure({name: lambda name=name: turns.append(name) or name for name in 'ab'}, CPU, 2,
+                                lambda: next(times))
+    assert turns == ['a', 'b', 'a', 'b']
+    assert [(result, elapsed) for result, elapsed, _ in results.values()] == [('a', 2), ('b', 1)]
+    assert all(memory > 1 for _, _, memory in results.values())
+
+
+def test_bad_input_is_one_line(tiny_aster, tmp_path, capsys):
+    assert benchmark.main(flags(tiny_aster, '--parts', 'reading', '--data_dir', str(tmp_path / 'none'))) == 2
+    assert str(tmp_path / 'none') in capsys.readouterr().err
+
+
+def test_operations_of_a_step_are_counted():
+    """The generator of 5 blocks at 128x32: 0.36 billion multiply-adds forward, three times as many with backward."""
+    flops = benchmark.step_flops(blocks=5, count=1)
+    assert 0.9 < flops['generator'] / (2 * 3 * 0.36e9) < 1.1
+    assert set(flops) == {'generator', 'discriminator', 'recognizer'} and min(flops.values()) > 1e9
