@@ -164,10 +164,10 @@ def test_names_of_any_kind(run, folder, tmp_path):
 
 
 def test_inputs_that_would_share_a_result_get_their_own(run, folder, tmp_path):
-    for number, name in enumerate(['a.png', 'a.jpg', 'A.bmp', 'a.jpg.png', 'b.png']):
+    for number, name in enumerate(['a.png', 'A.PNG', 'a.jpg', 'a.jpg.png', 'b.png']):
         photo(seed=number).save(folder / name)
     assert run(folder)[0] == 0
-    assert names_in(tmp_path / 'out' / 'bicubic') == ['A.bmp.png', 'a.jpg.png', 'a.jpg_.png', 'a.png.png', 'b.png']
+    assert names_in(tmp_path / 'out' / 'bicubic') == ['A.PNG.png', 'a.jpg.png', 'a.jpg_.png', 'a.png_.png', 'b.png']
     assert len({row['result'] for row in table(tmp_path)}) == 5
 
 
@@ -200,6 +200,12 @@ def test_an_image_keeps_its_size_but_for_what_cannot_be_reduced(run, folder, tmp
     assert run(folder / 'a.png', '--ds_scale', ds_scale)[0] == 0
     for method in ('bicubic', 'srgan', 'textsr'):
         assert Image.open(tmp_path / 'out' / method / 'a.png').size == expected
+
+
+def test_a_side_too_short_to_be_reduced_is_stretched(run, folder, tmp_path):
+    Image.new('RGB', (1, 6), 'yellow').save(folder / 'a.png')
+    assert run(folder)[0] == 0
+    assert Image.open(tmp_path / 'out' / 'bicubic' / 'a.png').getcolors() == [(16, (255, 255, 0))]
 
 
 def test_a_generator_of_scale_two(run, folder, tmp_path):
