@@ -18,8 +18,8 @@ from lib import checkpoint
 from lib.checkpoint import load_checkpoint
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
-TINY = ['--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2', '--epochs=2',
-        '--save_every=3', '--warmup=2', '--workers=0', '--device=cpu', '--degradation=real', '--lr=1e-2']
+TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2',
+        '--epochs=2', '--save_every=3', '--warmup=2', '--workers=0', '--device=cpu', '--degradation=real', '--lr=1e-2']
 
 
 @pytest.fixture(scope='module')
@@ -156,13 +156,14 @@ def test_signals_are_those_of_before_when_a_run_is_over(flags, tmp_path):
 
 
 @pytest.mark.parametrize('more', [
-    ['--arch=srresnet'], ['--arch=srgan', '--grad_clip=0.1', '--tv_weight=1e-3'], ['--finetune_aster'],
-    ['--arch=aster', '--augmentation=1'], ['--arch=srresnet', '--amp=bf16'], ['--arch=srgan', '--epoch_size=20'],
-    ['--arch=srresnet', '--train_shares=1'], ['--arch=srresnet', '--max_steps=6']], ids=' '.join)
+    ['--arch=textsr'], ['--arch=srgan', '--grad_clip=0.1', '--tv_weight=1e-3'], ['--arch=textsr', '--finetune_aster'],
+    ['--arch=aster', '--augmentation=1'], ['--arch=srresnet', '--amp=bf16'], ['--arch=srresnet', '--epoch_size=20'],
+    ['--arch=srresnet', '--train_shares=1'], ['--arch=srresnet', '--max_steps=7']], ids=' '.join)
 def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
+    more = ['--max_steps=6', *more]
     assert run(flags, tmp_path / 'whole', *more) == 0
     with monkeypatch.context() as patches:
-        trainer = 'RecognizerTrainer' if more[0] == '--arch=aster' else 'SuperResolutionTrainer'
+        trainer = 'RecognizerTrainer' if '--arch=aster' in more else 'SuperResolutionTrainer'
         at_call(patches, f'main.{trainer}.step', 5, send(signal.SIGINT))
         assert run(flags, tmp_path / 'run', *more) == 130
     assert run(flags, tmp_path / 'run', *more, '--resume') == 0
@@ -188,6 +189,14 @@ def test_a_run_without_resume_does_not_write_over_an_older_one(flags, tmp_path, 
     assert ((older / 'last.pth').read_bytes(), (older / 'log.txt').read_bytes()) == before
     assert (tmp_path / 'earlier-2' / 'last.pth').exists() and len(log(tmp_path)) == 1
     assert f'is in {older} now' in capsys.readouterr().out
+
+
+def test_validation_sees_what_a_test_of_the_checkpoint_sees(with_val, whole, tmp_path):
+    """Above all not a generator that is still in training mode."""
+    val = with_val[-1]
+    assert run(with_val, tmp_path, '--test', '--test_data_dir', val, '--methods', f'srgan={whole / "last.pth"}') == 0
+    row, = (row for row in json.loads((tmp_path / 'results.json').read_text()) if row['psnr'] is not None)
+    assert row['psnr'] == pytest.approx(log(whole)[-1]['srgan/psnr'], abs=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kills
