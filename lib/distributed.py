@@ -1,5 +1,6 @@
 """One process or several: `torchrun` sets the environment, everything here works without it too."""
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -71,8 +72,10 @@ def wrap(network, device, sync_bn=False):
         network = sync_batch_norm(network, device)
     # Buffers are averaged when they are read: broadcasting them at each forward would change, between two forwards of a
     # discriminator, what the backward of the first one needs.
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=[device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # new versions of torch have another name for that flag
+        return nn.parallel.DistributedDataParallel(
+            network, device_ids=[device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
 
 
 def unwrap(network):

@@ -17,8 +17,10 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -196,6 +198,9 @@ def build_trainer(args, device, amp='off', layout=None):
     return trainer
 
 
+@mock.patch('lib.models.generator.conv_by_rows', lambda conv, x: conv(x))
+@mock.patch('lib.models.aster.resnet_aster.conv_bn',
+            lambda conv, bn, x: bn(F.conv2d(x, conv.weight, padding=conv.padding)))
 def usual_step(trainer, batch):
     """A step as usually written: the discriminator looks at the generated images once for each of the two losses."""
     hr, lr = batch['hr'].to(trainer.device), batch['lr'].to(trainer.device)
@@ -220,7 +225,7 @@ def train_step(args, data_dir, device):
     batch = training_batch(args, data_dir)
     usual = build_trainer(args, device, layout=torch.contiguous_format)
     ours = build_trainer(args, device)
-    name = 'float32, channels first, two looks at what is generated'
+    name = 'as usual: float32, channels first'
     results = measure({name: lambda: usual_step(usual, batch), 'as main.py, float32': lambda: ours.step(batch)},
                       device, max(2, args.rounds))
     report(f'Training, {args.blocks} blocks, batches of {len(batch["label"])} at 128x32', results, len(batch['label']),
