@@ -252,7 +252,7 @@ def save_report(rows, summary, problems, args):
                'left_out': problems}
     for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
         with written_beside(Path(args.out_path) / name) as beside:
-            beside.write_text(text, encoding='utf-8', errors='backslashreplace')
+            beside.write_text(text, encoding='utf-8')
 
 
 def main(argv=None):

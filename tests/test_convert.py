@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import resource
@@ -116,6 +117,7 @@ def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
     (folder / 'broken.png').write_bytes((folder / 'broken.png').read_bytes()[:100])
     (folder / 'empty.jpg').touch()
     (folder / 'notes.txt').write_text('no image')
+    photo().save(folder / '.hidden.png')
     (folder / 'deeper.png').mkdir()
     photo().save(folder / 'deeper.png' / 'inside.png')
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -129,7 +131,7 @@ def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
     for name in good:
         expected = (16, 36) if name == 'phone.png' else (36, 16)
         assert Image.open(tmp_path / 'out' / 'textsr' / name).size == expected
-    for name in ('broken.png', 'empty.jpg', 'notes.txt'):
+    for name in ('broken.png', 'empty.jpg', 'notes.txt', '.hidden.png'):
         assert sum(name in line for line in reported.splitlines()) == 1
     assert 'inside.png' not in reported + printed
     assert '5 of 7 images converted' in printed
@@ -161,6 +163,16 @@ def test_names_of_any_kind(run, folder, tmp_path):
     for part in ('textsr', 'compare'):
         assert names_in(tmp_path / 'out' / part) == sorted([*names, 'x' * 200 + '.png'])
     assert len(table(tmp_path)) == 4 * (len(names) + 1)
+
+
+def test_a_terminal_that_lacks_the_letters_of_a_name(folder, generators, tiny_aster, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stderr', stream)
+    (folder / '字.txt').touch()
+    assert convert.main(['--image_path', str(folder), '--srgan_path', generators[4], '--textsr_path', generators[4],
+                         '--aster_path', tiny_aster]) == 1
+    stream.flush()
+    assert b'\\u5b57.txt' in stream.buffer.getvalue()
 
 
 def test_inputs_that_would_share_a_result_get_their_own(run, folder, tmp_path):
