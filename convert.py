@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from lib.checkpoint import load_aster, load_generator, written_beside
 from lib.conversion import COMPARE, TITLES, Workers, convert, prepare, shown
+from lib.distributed import pick_device
 from lib.evaluators import read_words
 from lib.imaging import recognizer_input, to_tensor
 from lib.metrics import finite_mean
@@ -89,15 +90,6 @@ def parse_zoom(text):
 
 
 # ---------------------------------------------------------------------------------------------------------------- build
-
-def pick_device(name):
-    try:
-        device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
-    return device
-
 
 def load(flag, path, loader, device):
     """The network in a file, ready to be used; errors name the flag."""

@@ -39,7 +39,7 @@ def main(argv=None):
     """Run; returns the exit status: 0, 1 where nothing came out, 2 for bad input, 130 or 143 after a signal."""
     args = parse_args(argv)
     try:
-        device = distributed.setup(pick_device(args.device))
+        device = distributed.setup(distributed.pick_device(args.device))
         seed_everything(args.seed, args.deterministic)
         state = read_resumed(args)
         if args.demo:
@@ -66,17 +66,6 @@ def main(argv=None):
 
 
 # ---------------------------------------------------------------------------------------------------------------- build
-
-def pick_device(name):
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
-    return device
-
 
 def seed_everything(seed, deterministic):
     if deterministic:

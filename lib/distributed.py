@@ -8,6 +8,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def pick_device(name):
+    """The device of --device, 'auto': CUDA where there is one; ValueError that names the flag where there is none."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
+    return device
+
+
 def setup(device):
     """Join the process group that torchrun announces (nccl on CUDA, gloo else); returns this process's device."""
     if 'WORLD_SIZE' not in os.environ or dist.is_initialized():

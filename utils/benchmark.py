@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import convert
 import main as training
+from lib import distributed
 from lib.checkpoint import load_aster, save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
@@ -371,7 +372,7 @@ def main(argv=None):
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     try:
-        device = training.pick_device(args.device)
+        device = distributed.pick_device(args.device)
         with tempfile.TemporaryDirectory() as folder:
             data_dir = args.data_dir or str(Path(folder, 'words'))
             if not args.data_dir and set(args.parts) != {'estimate'}:
