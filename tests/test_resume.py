@@ -257,7 +257,7 @@ def test_killed_at_random_moments(with_val, whole, tmp_path, processes):
         process = processes.Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 5 else 'fork'))
         process.start()
         process.join(draw.uniform(0.2, 2.5) if number < 5 else 5)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # nothing where a fast machine is done already
         process.join()
         groups.append(process.pid)
     assert run(flags, folder) == 0
