@@ -1,6 +1,7 @@
 """Labelled pictures: versions of an image side by side, what was read in each, details enlarged."""
 from difflib import SequenceMatcher
 from functools import cache
+from itertools import groupby
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
@@ -80,11 +81,14 @@ def draw_marked(marked, size, width=None, color=INK):
     ascent, descent = face.getmetrics()
     picture = Image.new('RGB', (max(1, round(face.getlength(string))) + 2, ascent + descent + 2), PAPER)
     draw = ImageDraw.Draw(picture)
-    for place, (character, right) in enumerate(marked):
-        left, right_end = face.getlength(string[:place]), face.getlength(string[:place + 1])
-        draw.text((left, 0), character, fill=color if right else RED, font=face)
-        if not right and character != '_':  # which is a line already
-            draw.line((left + 1, ascent + descent, right_end - 1, ascent + descent), fill=RED, width=max(2, size // 12))
+    left = 0.0
+    for (right, missing), run in groupby(marked, key=lambda letter: (letter[1], letter == ('_', False))):
+        part = ''.join(character for character, _ in run)
+        end = left + face.getlength(part)
+        draw.text((left, 0), part, fill=color if right else RED, font=face)
+        if not right and not missing:  # a missing letter's mark is a line already
+            draw.line((left + 1, ascent + descent, end - 1, ascent + descent), fill=RED, width=max(2, size // 12))
+        left = end
     return picture
 
 
