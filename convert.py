@@ -3,7 +3,8 @@
     python3 convert.py --image_path='./' --width=128 --height=32 --ds_scale=4
     python3 convert.py --image_path=photo.jpg --ds_scale=1 --zoom 120,80,60,20
 
-writes <out_path>/bicubic, srgan, textsr and compare, one PNG for each image, and metrics.tsv and metrics.json.
+writes <out_path>/bicubic, srgan, textsr and compare, one PNG for each image, and metrics.tsv and metrics.json; with
+--labels also sheets/gained.png and sheets/failed.png, words that TextSR makes readable and words that it does not.
 """
 import argparse
 import csv
@@ -22,10 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from lib.checkpoint import load_aster, load_generator, written_beside
-from lib.conversion import COMPARE, TITLES, Workers, convert, prepare, shown
+from lib.conversion import COMPARE, ORIGINAL, TITLES, Workers, convert, prepare, save, shown
 from lib.distributed import pick_device
+from lib.drawing import stack
 from lib.evaluators import read_words
-from lib.imaging import recognizer_input, to_tensor
+from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.metrics import finite_mean
 from lib.options import ASTER_PATH, GENERATOR_PATHS
 from lib.tiling import enlarge_by_bicubic, enlarge_by_generator
@@ -37,6 +39,7 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.
             '.pnm')
 MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
 WORKERS = 2  # threads side by side: one for each generator
+SHEETS, SHEET = 'sheets', 8  # folder beside those of the methods; words on one, at most
 WINDOW = 8  # batches of images in memory at once, from which those of like sizes are put together
 WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
 
@@ -165,7 +168,7 @@ def output_names(paths):
 def check_outputs(args, names):
     """Make the folders of the results; ValueError where a result would take the place of an input or become one."""
     inputs = {(status.st_dev, status.st_ino): path for path in names if path.exists() for status in [path.stat()]}
-    for folder in (*METHODS, COMPARE):
+    for folder in (*METHODS, COMPARE, *([SHEETS] if args.labels else [])):
         folder = Path(args.out_path) / folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -247,6 +250,22 @@ def save_report(rows, summary, problems, args):
             beside.write_text(text, encoding='utf-8')
 
 
+def save_sheets(rows, out_path):
+    """Put drawings together: gained.png, words read from TextSR and not from bicubic; failed.png, not from TextSR.
+
+    Of the failures those come first that bicubic reads, and then those that are read as they are.
+    """
+    right = {(row['result'], row['method']): row['right'] for row in rows if 'right' in row}
+    names = list(dict.fromkeys(result for result, _ in right))
+    failed = [name for name in names if not right[name, 'textsr']]
+    failed.sort(key=lambda name: (not right[name, 'bicubic'], not right.get((name, ORIGINAL), False)))
+    gained = [name for name in names if right[name, 'textsr'] and not right[name, 'bicubic']]
+    for title, chosen in (('gained', gained), ('failed', failed)):
+        drawings = [read_image(Path(out_path) / COMPARE / name) for name in chosen[:SHEET]]
+        if drawings:
+            save(stack(drawings), Path(out_path) / SHEETS / f'{title}.png')
+
+
 def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
@@ -318,6 +337,7 @@ def run(paths, names, enlargers, scale, read, labels, args):
         print(table(summary), end='')
         try:
             save_report(rows, summary, problems, args)
+            save_sheets(rows, args.out_path)
         except OSError as error:
             say(f'convert.py: error: {error}')
             status = status or 1

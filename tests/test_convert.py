@@ -103,6 +103,26 @@ def test_the_published_command(folder, generators, tiny_aster, monkeypatch, caps
     assert '1 of 1 images converted' in capsys.readouterr().out, 'results of the first run are read'
 
 
+def test_sheets_of_gains_and_failures(tmp_path):
+    colors = {'gain.png': (9, 0, 0), 'lost.png': (0, 9, 0), 'unread.png': (0, 0, 9), 'both.png': (9, 9, 0)}
+    right = dict(zip(colors, [(False, True), (True, False), (False, False), (True, True)]))
+    (tmp_path / 'compare').mkdir()
+    for name in colors:
+        Image.new('RGB', (20, 10), colors[name]).save(tmp_path / 'compare' / name)
+    rows = [{'result': name, 'method': method, 'right': value} for name in sorted(colors, reverse=True)
+            for method, value in zip(('bicubic', 'textsr'), right[name])]
+    convert.save_sheets([*rows, {'result': 'no label.png', 'method': 'textsr'}], tmp_path)
+
+    def drawn(sheet):
+        """Names of the drawings on it, from the top."""
+        column = [tuple(pixel) for pixel in np.asarray(read_image(tmp_path / 'sheets' / sheet))[:, 15]]
+        order = [color for color in dict.fromkeys(column) if color != (255, 255, 255)]
+        return [name for color in order for name in colors if colors[name] == color]
+
+    assert drawn('gained.png') == ['gain.png']
+    assert drawn('failed.png') == ['lost.png', 'unread.png'], 'what bicubic reads comes first'
+
+
 def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
     transparent = photo().convert('RGBA')
     transparent.putalpha(Image.new('L', transparent.size, 100))
@@ -268,7 +288,8 @@ def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
         pytest.skip(f'no {ASTER_PATH}')
     word().save(folder / 'a.png')
     photo().save(folder / 'b.png')
-    (folder / 'gt.txt').write_text('a.png\thello!\n')
+    word().save(folder / 'c.png')
+    (folder / 'gt.txt').write_text('a.png\thello!\nc.png\tanother\n')
     status, printed, _ = run(folder, '--aster_path', ROOT / ASTER_PATH, '--labels', folder / 'gt.txt')
     assert status == 0
     recognizer = load_aster(ROOT / ASTER_PATH).eval()
@@ -280,7 +301,8 @@ def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
         assert float(rows['a.png', method]['score']) == pytest.approx(score, abs=0.01)
         assert rows['b.png', method]['right'] == rows['b.png', method]['label'] == ''
     assert rows['a.png', 'original']['right'] == '1'
-    assert '| original | - | - | 1 | 100.0 |' in printed
+    assert '| original | - | - | 2 | 50.0 |' in printed
+    assert 'failed.png' in names_in(tmp_path / 'out' / 'sheets')
 
 
 @pytest.mark.parametrize('flags, named', [
