@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.drawing import FRAMES
+from utils import plot_training
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    def make(name, arch, values):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'args.json').write_text(json.dumps({'arch': arch}))
+        method = 'none' if arch == 'aster' else arch
+        (tmp_path / name / 'log.txt').write_text(''.join(
+            json.dumps({'iteration': step, **({f'{method}/accuracy': value} if value is not None else {})}) + '\n'
+            for step, value in values.items()))
+        return str(tmp_path / name)
+    return make
+
+
+def colored(path, color):
+    """Columns of the picture, below the legend, that hold a colour, and the mean row of it in each."""
+    rows, columns = np.nonzero((np.asarray(Image.open(path))[45:] == color).all(2))
+    return {column: rows[columns == column].mean() for column in np.unique(columns)}
+
+
+def test_a_line_for_each_run_at_its_values(run_folder, tmp_path):
+    rising = run_folder('rising', 'textsr', {100: 40.0, 200: None, 400: 60.0})
+    level = run_folder('level', 'aster', {100: 50.0, 400: 50.0})
+    assert plot_training.main([rising, level, '--out', str(tmp_path / 'out.png')]) == 0
+    lines = [colored(tmp_path / 'out.png', FRAMES[number]) for number in range(2)]
+    first, last = min(lines[0]), max(lines[0])
+    assert (first, last) == pytest.approx((min(lines[1]), max(lines[1])), abs=2)
+    quarter = first + (last - first) // 4
+    assert lines[0][first] > lines[1][first] and lines[0][last] < lines[1][last], 'up is more'
+    assert lines[0][quarter] == pytest.approx(0.75 * lines[0][first] + 0.25 * lines[0][last], abs=3)
+    spread = list(lines[1].values())
+    assert max(spread) - min(spread) < 3
+
+
+@pytest.mark.parametrize('values', [{5: 50.0}, {1: 0.0, 2: 0.0}])
+def test_runs_with_little_to_show(run_folder, tmp_path, values):
+    assert plot_training.main([run_folder('short', 'srgan', values), '--out', str(tmp_path / 'out.png')]) == 0
+    assert colored(tmp_path / 'out.png', FRAMES[0])
+
+
+def test_ticks_are_round_and_reach_over_the_values():
+    assert plot_training.ticks(39.9, 56.2) == pytest.approx([35, 40, 45, 50, 55, 60])
+    for low, high in ((0, 3), (0.5812, 0.5817), (24.5, 28.1), (0, 1e6)):
+        marks = plot_training.ticks(low, high)
+        assert marks[0] <= low + 1e-9 and marks[-1] >= high - 1e-9 and 2 <= len(marks) <= 9
+
+
+@pytest.mark.parametrize('spoil', ['folder', 'log', 'values', 'out'])
+def test_bad_input_is_one_line_that_names_it(run_folder, tmp_path, capsys, spoil):
+    folder, out = run_folder('run', 'srgan', {1: None if spoil == 'values' else 50.0}), tmp_path / 'out.png'
+    if spoil == 'folder':
+        folder += '-none'
+    if spoil == 'log':
+        (tmp_path / 'run' / 'log.txt').write_text('{"iteration": 1')
+    if spoil == 'out':
+        out.mkdir()
+    assert plot_training.main([folder, '--out', str(out)]) == 2
+    reported = capsys.readouterr().err
+    assert (str(out) if spoil == 'out' else folder) in reported and len(reported.splitlines()) == 1
+    assert out.is_dir() == (spoil == 'out') and (spoil == 'out' or not out.exists())

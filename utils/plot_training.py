@@ -1,0 +1,109 @@
+"""Draw the validation curves of runs of main.py, one line for each, as a PNG.
+
+    python3 -m utils.plot_training ./logs_srgan ./logs_textsr --out training.png
+"""
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from lib.checkpoint import written_beside
+from lib.drawing import FRAMES, GREY, INK, PAPER, draw_text
+
+WIDTH, HEIGHT, SMOOTH = 900, 480, 3  # pixels of the picture; drawn so many times as large and reduced
+LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 48  # margins
+UNITS = {'accuracy': 'word accuracy (%)', 'psnr': 'PSNR (dB)', 'ssim': 'SSIM'}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Draw the validation curves of runs of main.py.')
+    parser.add_argument('logs_dirs', nargs='+', metavar='LOGS_DIR', help='folders of runs, each with log.txt')
+    parser.add_argument('--metric', choices=list(UNITS), default='accuracy',
+                        help='what to draw over the steps (default: %(default)s)')
+    parser.add_argument('--out', default='training.png', help='picture to write (default: %(default)s)')
+    return parser.parse_args(argv)
+
+
+def read_curve(logs_dir, metric):
+    """[(step, value), ...] of a run's own method at its validations, and of bicubic; ValueError where there is none."""
+    try:
+        arch = json.loads((Path(logs_dir) / 'args.json').read_text())['arch']
+        entries = [json.loads(line) for line in (Path(logs_dir) / 'log.txt').read_text().splitlines()]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f'{logs_dir}: not the folder of a run of main.py ({error})') from error
+    curves = [[(entry['iteration'], entry[f'{method}/{metric}']) for entry in entries if f'{method}/{metric}' in entry]
+              for method in ('none' if arch == 'aster' else arch, 'bicubic')]
+    if not curves[0]:
+        raise ValueError(f'{logs_dir}: its log has no {metric} of {arch}; was it trained without --val_data_dir?')
+    return curves
+
+
+def ticks(low, high, count=6):
+    """Round numbers from at most `low` to at least `high`, about `count` of them."""
+    rough = (high - low) / count or 1.0
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [number * step for number in range(first, max(last, first + 1) + 1)]
+
+
+def plot(curves, unit):
+    """{name: [(step, value), ...]} -> PIL image."""
+    points = [point for curve in curves.values() for point in curve]
+    across = ticks(0, max(step for step, _ in points))
+    up = ticks(min(value for _, value in points), max(value for _, value in points))
+
+    def place(step, value):
+        return (SMOOTH * (LEFT + (WIDTH - LEFT - RIGHT) * (step - across[0]) / (across[-1] - across[0])),
+                SMOOTH * (HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - up[0]) / (up[-1] - up[0])))
+
+    large = Image.new('RGB', (SMOOTH * WIDTH, SMOOTH * HEIGHT), PAPER)
+    draw = ImageDraw.Draw(large)
+    for value in up:
+        draw.line([place(across[0], value), place(across[-1], value)], (225, 225, 225), SMOOTH)
+    for number, curve in enumerate(curves.values()):
+        color = FRAMES[number % len(FRAMES)]
+        draw.line([place(*point) for point in curve], color, 2 * SMOOTH, joint='curve')
+        for x, y in (place(*point) for point in curve):
+            draw.ellipse((x - 3 * SMOOTH, y - 3 * SMOOTH, x + 3 * SMOOTH, y + 3 * SMOOTH), color)
+    picture = large.reduce(SMOOTH)
+
+    def write(text, x, y, align, color=GREY):
+        words = draw_text(text, 16, color=color)
+        picture.paste(words, (round(x - align * words.width), round(y)))
+        return words.width
+
+    for step in across:
+        write(f'{step:g}', place(step, up[0])[0] / SMOOTH, HEIGHT - BOTTOM + 4, 0.5)
+    for value in up:
+        write(f'{value:g}', LEFT - 8, place(0, value)[1] / SMOOTH - 11, 1)
+    write('steps', WIDTH - RIGHT, HEIGHT - 24, 1)
+    x = LEFT + 16 + write(unit, LEFT, 12, 0, INK)
+    for number, name in enumerate(curves):
+        x += 14 + write(name, x, 12, 0, FRAMES[number % len(FRAMES)])
+    return picture
+
+
+def main(argv=None):
+    """Draw; returns the exit status: 0, or 2 where a folder or the picture cannot be used."""
+    args = parse_args(argv)
+    try:
+        curves, bicubic = {}, []
+        for logs_dir in args.logs_dirs:
+            curves[Path(logs_dir).name], base = read_curve(logs_dir, args.metric)
+            bicubic = base if base and (not bicubic or base[-1] > bicubic[-1]) else bicubic
+        if bicubic:
+            curves['bicubic'] = bicubic
+        with written_beside(args.out) as partial:
+            plot(curves, UNITS[args.metric]).save(partial, 'PNG')
+    except (OSError, ValueError) as error:
+        print(f'plot_training.py: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
