@@ -186,7 +186,8 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         networks['discriminator'] = prepare(Discriminator(args.disc_maps), layout)
         updates['discriminator'] = update(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
-    return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp)
+    return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp,
+                                  args.tpl_clip)
 
 
 # ---------------------------------------------------------------------------------------------------------------- train

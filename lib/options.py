@@ -71,6 +71,8 @@ def build_parser():
     losses = parser.add_argument_group('losses (a weight that is not given is that of --arch)')
     for term in TERMS:
         losses.add_argument(f'--{term}_weight', type=float, help=f'weight of the {term} loss; 0: not computed')
+    losses.add_argument('--tpl_clip', type=float, default=1.0,
+                        help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
 
     optimization = parser.add_argument_group('optimization')
     optimization.add_argument('--epochs', type=int, default=10, help='epochs to train')
@@ -130,7 +132,7 @@ def parse_args(argv=None):
                  'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
         require(value is None or value > 0, f'--{name} {value}: must be above zero')
-    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'aster_lr', 'seed',
+    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'tpl_clip', 'aster_lr', 'seed',
                  *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')

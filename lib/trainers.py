@@ -116,13 +116,14 @@ class SuperResolutionTrainer(Trainer):
 
     weights: {term: weight} of content, adversarial, tpl, vgg, tv; terms of weight 0 are not computed. networks holds
     'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); updates 'generator'
-    and 'discriminator'. judge: the recognizer of the Text Perceptual Loss.
+    and 'discriminator'. judge: the recognizer of the Text Perceptual Loss; tpl_clip: see there.
     """
 
-    def __init__(self, networks, updates, device, weights, judge=None, vocabulary=None, vgg=None, amp='off'):
+    def __init__(self, networks, updates, device, weights, judge=None, vocabulary=None, vgg=None, amp='off',
+                 tpl_clip=0.0):
         super().__init__(networks, updates, device, amp)
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
-        self.judge, self.vocabulary, self.vgg = judge, vocabulary, vgg
+        self.judge, self.vocabulary, self.vgg, self.tpl_clip = judge, vocabulary, vgg, tpl_clip
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
 
     def step(self, batch):
@@ -163,7 +164,7 @@ class SuperResolutionTrainer(Trainer):
         if 'adversarial' in self.weights:
             terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
-            terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels)
+            terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels, self.tpl_clip)
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()

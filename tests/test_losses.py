@@ -71,6 +71,32 @@ def test_text_perceptual_loss_reaches_the_images_alone(recognizer):
     assert all(torch.equal(before[name], value) for name, value in recognizer.state_dict().items())
 
 
+def test_text_perceptual_loss_limits_the_gradient_of_each_word(recognizer):
+    images = torch.rand(3, 3, 32, 128)
+    labels = ['a', 'a long word', 'word']
+
+    def gradients(factor, clip):
+        leaf = images.clone().requires_grad_()
+        text_perceptual_loss(recognizer, VOCABULARY, leaf, labels, clip).mul(factor).backward()
+        return leaf.grad / factor * len(labels)
+
+    free = gradients(1, 0)
+    norms = free.flatten(1).norm(dim=1)
+    clip = norms.median().item()
+    for factor in (1e-3, 1, 2.0 ** 14):
+        clipped = gradients(factor, clip)
+        torch.testing.assert_close(clipped.flatten(1).norm(dim=1), norms.clamp(max=clip), rtol=1e-4, atol=0)
+        directions = F.cosine_similarity(clipped.flatten(1), free.flatten(1))
+        torch.testing.assert_close(directions, torch.ones(3), rtol=1e-4, atol=0)
+
+
+def test_the_limit_of_the_text_perceptual_loss_leaves_other_losses_alone(recognizer):
+    images = torch.rand(2, 3, 32, 128, requires_grad=True)
+    sr = images * 1
+    (text_perceptual_loss(recognizer, VOCABULARY, sr, ['ab', 'c'], 1e-12) + sr.sum()).backward()
+    torch.testing.assert_close(images.grad, torch.ones_like(images))
+
+
 def test_text_perceptual_loss_depends_on_the_label(recognizer):
     images = torch.rand(1, 3, 32, 128)
     losses = {text_perceptual_loss(recognizer, VOCABULARY, images, [label]).item() for label in ('a', 'b', 'ab')}

@@ -21,10 +21,25 @@ def sequence_cross_entropy(logits, targets, padding):
                            reduction='sum') / len(targets)
 
 
-def text_perceptual_loss(recognizer, vocabulary, images, labels):
+def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
 
-    The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone.
+    The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone. clip: largest
+    norm of the gradient of a word's own loss in its image, 0 for no limit. Words that cannot be read have gradients a
+    thousand times those of words that are nearly read, and would drown them (clipping by sample: Abadi et al., 2016,
+    arXiv 1607.00133).
     """
     targets = encode_labels(labels, vocabulary, images.device)
-    return sequence_cross_entropy(recognizer(recognizer_input(images), targets), targets, vocabulary.padding)
+    if clip and images.requires_grad:
+        images = images.view_as(images)  # a node of its own: other losses of the same images are left alone
+    loss = sequence_cross_entropy(recognizer(recognizer_input(images), targets), targets, vocabulary.padding)
+    if clip and images.requires_grad:
+        scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
+        loss.register_hook(scales.append)
+
+        def limit(gradient):
+            norms = gradient.flatten(1).norm(dim=1) * len(images) / scales.pop()
+            return gradient * (clip / norms).clamp(max=1)[:, None, None, None]
+
+        images.register_hook(limit)
+    return loss
