@@ -261,9 +261,11 @@ def save_sheets(rows, out_path):
     failed.sort(key=lambda name: (not right[name, 'bicubic'], not right.get((name, ORIGINAL), False)))
     gained = [name for name in names if right[name, 'textsr'] and not right[name, 'bicubic']]
     for title, chosen in (('gained', gained), ('failed', failed)):
-        drawings = [read_image(Path(out_path) / COMPARE / name) for name in chosen[:SHEET]]
-        if drawings:
-            save(stack(drawings), Path(out_path) / SHEETS / f'{title}.png')
+        path = Path(out_path) / SHEETS / f'{title}.png'
+        if chosen:
+            save(stack([read_image(Path(out_path) / COMPARE / name) for name in chosen[:SHEET]]), path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run
 
 
 def main(argv=None):

@@ -121,6 +121,8 @@ def test_sheets_of_gains_and_failures(tmp_path):
 
     assert drawn('gained.png') == ['gain.png']
     assert drawn('failed.png') == ['lost.png', 'unread.png'], 'what bicubic reads comes first'
+    convert.save_sheets([row for row in rows if row['result'] == 'lost.png'], tmp_path)
+    assert sorted(path.name for path in (tmp_path / 'sheets').iterdir()) == ['failed.png'], 'gained.png was of before'
 
 
 def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
