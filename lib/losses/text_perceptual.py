@@ -37,8 +37,8 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
         scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
         loss.register_hook(scales.append)
 
-        def limit(gradient):
-            norms = gradient.flatten(1).norm(dim=1) * len(images) / scales.pop()
+        def limit(gradient):  # must not hold `images`: such a circle is never freed
+            norms = gradient.flatten(1).norm(dim=1) * len(gradient) / scales.pop()
             return gradient * (clip / norms).clamp(max=1)[:, None, None, None]
 
         images.register_hook(limit)
