@@ -1,5 +1,7 @@
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -50,7 +52,8 @@ def build(tiny_aster):
         if weights.get('adversarial'):
             networks['discriminator'] = Discriminator(4)
             updates['discriminator'] = update_of(networks['discriminator'])
-        return SuperResolutionTrainer(networks, updates, CPU, weights, judge, Vocabulary(), vgg=F.l1_loss)  # a stand-in
+        return SuperResolutionTrainer(networks, updates, CPU, weights, judge, Vocabulary(), vgg=F.l1_loss,  # a stand-in
+                                      tpl_clip=1.0)
     return make
 
 
@@ -109,6 +112,14 @@ def test_terms_without_weight_are_not_computed(build, batch, term, monkeypatch):
     numbers = build({**dict.fromkeys(TERMS, 0.0), term: 1.0}).step(batch)
     assert set(numbers) - {'discriminator'} == {'total', 'gradient', term, f'weighted/{term}'}
     assert ('discriminator' in numbers) == (term == 'adversarial')
+
+
+def test_a_step_keeps_nothing_of_the_one_before(build, batch):
+    trainer, outputs = build(dict.fromkeys(TERMS, 1.0)), []
+    trainer.generator.register_forward_hook(lambda _module, _inputs, output: outputs.append(weakref.ref(output)))
+    trainer.step(batch)
+    gc.collect()
+    assert len(outputs) == 1 and outputs[0]() is None, 'a hook that holds images keeps every step in memory'
 
 
 def test_the_discriminators_loss_does_not_reach_the_generator(build, batch):
