@@ -7,12 +7,12 @@ from lib.vocabulary import VOCABULARIES
 
 ASTER_PATH = 'weights/aster_half.pth'
 GENERATOR_PATHS = {'srgan': 'weights/srgan.pth', 'textsr': 'weights/textsr.pth'}
-# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss as Scene Text Telescope weighs its
-# recognition loss against an MSE on [0, 1].
+# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss, whose gradient --tpl_clip limits, by
+# a sweep on validation words (README).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
-    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4},
+    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 2e-2},
     'aster': {},
 }
 LEARNING_RATES = {'aster': 3e-4}

@@ -62,7 +62,7 @@ def train_super_resolution():
     networks = {'generator': built(lambda: Generator(2, 1, 8)), 'discriminator': built(lambda: Discriminator(4))}
     judge, vgg = built(lambda: Aster(**TINY_ASTER)).freeze(), built(lambda: VGGLoss(weights=None))
     updates = {name: update_of(network) for name, network in networks.items()}
-    trainer = SuperResolutionTrainer(networks, updates, DEVICE, WEIGHTS, judge, Vocabulary(), vgg)
+    trainer = SuperResolutionTrainer(networks, updates, DEVICE, WEIGHTS, judge, Vocabulary(), vgg, tpl_clip=1.0)
     return trainer.step({'hr': torch.rand(2, 3, 16, 32), 'lr': torch.rand(2, 3, 8, 16), 'label': ['sun', 'K9']})
 
 
