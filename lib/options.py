@@ -7,8 +7,8 @@ from lib.vocabulary import VOCABULARIES
 
 ASTER_PATH = 'weights/aster_half.pth'
 GENERATOR_PATHS = {'srgan': 'weights/srgan.pth', 'textsr': 'weights/textsr.pth'}
-# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss, whose gradient --tpl_clip limits, by
-# a sweep on validation words (README).
+# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss, whose gradient --tpl_clip limits,
+# by a sweep on validation words (README).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
