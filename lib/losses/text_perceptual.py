@@ -25,9 +25,9 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
 
     The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone. clip: largest
-    norm of the gradient of a word's own loss in its image, 0 for no limit. Words that cannot be read have gradients a
-    thousand times those of words that are nearly read, and would drown them (clipping by sample: Abadi et al., 2016,
-    arXiv 1607.00133).
+    norm of the gradient of a word's own loss in its image, 0 for no limit. Words far from being read have gradients ten
+    times those of words that are nearly read, and would drown them (clipping by sample: Abadi et al., 2016, arXiv
+    1607.00133).
     """
     targets = encode_labels(labels, vocabulary, images.device)
     if clip and images.requires_grad:
