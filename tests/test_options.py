@@ -1,3 +1,4 @@
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -187,3 +188,14 @@ def test_published_command_line(tmp_path, tiny_lmdb, tiny_aster, monkeypatch):
     small = ['--blocks=1', '--maps=8', '--disc_maps=2', '--batch_size=2', '--workers=0', f'--aster_path={tiny_aster}']
     assert main.main([*command, *small]) == 0
     assert len((tmp_path / 'logs_2019' / 'log.txt').read_text().splitlines()) == 10
+
+
+def test_the_limit_of_the_recognition_loss_is_that_of_its_flag(run, tmp_path):
+    gradients = []
+    for clip in (0, 1e-9):
+        logs = tmp_path / f'logs {clip}'
+        status, _ = run('--arch=srresnet', '--content_weight=0', '--tpl_weight=1', '--tpl_clip', clip,
+                        '--logs_dir', logs)
+        assert status == 0
+        gradients.append(json.loads((logs / 'log.txt').read_text().splitlines()[0])['gradient'])
+    assert 0 < gradients[1] < 1e-3 * gradients[0]

@@ -25,13 +25,11 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
 
     The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone. clip: largest
-    norm of the gradient of a word's own loss in its image, 0 for no limit. Words far from being read have gradients ten
-    times those of words that are nearly read, and would drown them (clipping by sample: Abadi et al., 2016, arXiv
-    1607.00133).
+    norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the gradient is that of
+    words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133).
     """
     targets = encode_labels(labels, vocabulary, images.device)
-    if clip and images.requires_grad:
-        images = images.view_as(images)  # a node of its own: other losses of the same images are left alone
+    images = images.view_as(images)  # a node of its own: the limit leaves other losses of the same images alone
     loss = sequence_cross_entropy(recognizer(recognizer_input(images), targets), targets, vocabulary.padding)
     if clip and images.requires_grad:
         scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
