@@ -6,15 +6,15 @@ from torch import nn
 
 
 def conv_by_rows(conv, x):
-    """What `conv` makes of x (N, C, H, W), from a convolution along the rows for each of its kernel's rows.
+    """What `conv` makes of x (N, C, H, W): each row of its kernel convolves along the rows of x, and the results, each
+    shifted by its row, are summed.
 
-    On CPUs a large kernel with few output maps is about twice as fast this way, forward and backward.
+    On CPUs a large kernel with few output maps is two to three times as fast this way, forward and backward.
     """
-    maps, _, size, _ = conv.weight.shape
-    weight = conv.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)  # (size * maps, C, 1, size)
-    rows = F.conv2d(x, weight, padding=(0, size // 2))
-    rows = F.pad(rows, (0, 0, size // 2, size // 2)).unflatten(1, (size, maps))
-    return sum(rows[:, i, :, i:i + x.shape[2]] for i in range(size)) + conv.bias.view(-1, 1, 1)
+    size = conv.kernel_size[0]
+    weight = conv.weight.flip(2).permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(2)  # (maps * size, C, 1, size)
+    rows = F.conv2d(x, weight, padding=(0, size // 2)).flatten(2)
+    return F.fold(rows, x.shape[2:], (size, 1), padding=(size // 2, 0)) + conv.bias.view(-1, 1, 1)
 
 
 class ResidualBlock(nn.Module):

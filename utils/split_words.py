@@ -1,0 +1,124 @@
+"""Part lists of words into training and validation lists without pictures that a test set has too.
+
+    python3 -m utils.split_words --input ./iiit5k_train/gt.txt ./svt_train/gt.txt --apart ./iiit5k_3000/gt.txt
+
+writes `train.odgt` and `val.odgt`, for utils/create_lmdb.py. A word is a near duplicate of another where both have the
+same letters and digits and the cosine of their pictures, grey at 32x16 less their means, is above `--cosine`. A word
+that is near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and
+what is near one of those is left out of training. Of pairs the high-resolution picture is taken.
+"""
+import argparse
+import json
+import os
+import random
+import sys
+from collections import Counter, defaultdict
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lib.checkpoint import written_beside
+from lib.imaging import read_image
+from lib.vocabulary import normalize
+from utils.word_lists import open_list
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Part lists of words into training and validation, apart from tests.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as create_lmdb.py takes')
+    parser.add_argument('--apart', nargs='*', default=[], help='lists of test words that nothing may be near to')
+    parser.add_argument('--out', default='./dataset/lists', help='folder of train.odgt and val.odgt')
+    parser.add_argument('--val_share', type=float, default=0.1, help='share of the words that go to validation, 0 to 1')
+    parser.add_argument('--cosine', type=float, default=0.93, help='pictures more alike than this are near duplicates')
+    parser.add_argument('--seed', type=int, default=1, help='seed of the draw of validation words')
+    args = parser.parse_args(argv)
+    for name in ('val_share', 'cosine'):
+        if not 0 <= getattr(args, name) <= 1:
+            parser.error(f'--{name} {getattr(args, name)}: must lie in 0 to 1')
+    return args
+
+
+def look(path):
+    """What a picture is compared by: its grey values at 32x16, less their mean, as a vector of length 1 (512,)."""
+    grey = np.asarray(read_image(path).convert('L').resize((32, 16), Image.BICUBIC), dtype=np.float32).ravel()
+    grey = grey - grey.mean()
+    return grey / max(1e-6, float(np.linalg.norm(grey)))
+
+
+def read_list(path, skipped):
+    """[(picture, label, look)] of a list in its order; `skipped` counts what cannot be used by its reason."""
+    entries, count, folders = open_list(path)
+    words = []
+    for entry in tqdm(entries, total=count, desc=str(path), leave=False):
+        image = (entry.paths or {}).get('image_hr') or (entry.paths or {}).get('image')
+        found = next((name for name in (os.path.normpath(os.path.join(folder, image or '')) for folder in folders)
+                      if os.path.isfile(name)), None)
+        if entry.problem or found is None:
+            skipped[entry.problem or 'image not found'] += 1
+            continue
+        try:
+            words.append((found, entry.label, look(found)))
+        except ValueError:
+            skipped['image unusable'] += 1
+    return words
+
+
+def without_near(words, others, cosine):
+    """Those of `words` that are no near duplicate of one of `others`; both [(picture, label, look)]."""
+    by_label = defaultdict(list)
+    for _, label, seen in others:
+        by_label[normalize(label)].append(seen)
+    by_label = {label: np.stack(looks) for label, looks in by_label.items()}
+
+    def near(label, seen):
+        looks = by_label.get(normalize(label))
+        return looks is not None and float((looks @ seen).max()) > cosine
+
+    return [word for word in words if not near(*word[1:])]
+
+
+def split(words, tests, val_share, cosine, seed):
+    """(training words, validation words), both in their order, near duplicates left out as the module says."""
+    words = without_near(words, tests, cosine)
+    chosen = set(random.Random(seed).sample(range(len(words)), round(val_share * len(words))))
+    val = [word for index, word in enumerate(words) if index in chosen]
+    train = [word for index, word in enumerate(words) if index not in chosen]
+    return without_near(train, val, cosine), val
+
+
+def write_odgt(path, words):
+    """Write the list; image paths are relative to its folder."""
+    folder = os.path.dirname(os.path.abspath(path))
+    with written_beside(path) as partial, open(partial, 'w', encoding='utf-8') as file:
+        for picture, label, _ in words:
+            record = {'im_path': os.path.relpath(picture, folder), 'label': label}
+            file.write(json.dumps(record, ensure_ascii=False) + '\n')
+
+
+def main(argv=None):
+    """Part; returns the exit status: 0, 1 where a list would be empty, 2 for a list that cannot be read."""
+    args = parse_args(argv)
+    skipped = Counter()
+    try:
+        words, tests = ([word for path in paths for word in read_list(path, skipped)]
+                        for paths in (args.input, args.apart))
+        train, val = split(words, tests, args.val_share, args.cosine, args.seed)
+        if not train or (args.val_share and not val):
+            print(f'split_words.py: {len(words)} words are not enough to part', file=sys.stderr)
+            return 1
+        for name, part in (('train', train), ('val', val)):
+            write_odgt(os.path.join(args.out, f'{name}.odgt'), part)
+    except (OSError, ValueError) as error:
+        print(f'split_words.py: {error}', file=sys.stderr)
+        return 2
+    print(f'{len(words)} words: {len(train)} to train on, {len(val)} to validate on, '
+          f'{len(words) - len(train) - len(val)} left out as near duplicates')
+    for reason, count in sorted(skipped.items()):
+        print(f'  skipped: {count} {reason}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
