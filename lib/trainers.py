@@ -164,7 +164,8 @@ class SuperResolutionTrainer(Trainer):
         if 'adversarial' in self.weights:
             terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
-            terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels, self.tpl_clip)
+            with self.autocast():
+                terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels, self.tpl_clip)
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()

@@ -282,6 +282,19 @@ def test_training_reaches_every_parameter_and_the_statistics():
     assert not torch.equal(mean, model.encoder.layer0[1].running_mean)
 
 
+def test_half_precision_is_for_the_convolutions_of_the_encoder_alone(model, golden):
+    images, targets = golden['images'][:2].float(), golden['targets'][:2, :12]
+    with torch.no_grad():
+        plain = model.rectify(images), model.encode(images), model.logits(images, targets)
+        with torch.autocast('cpu', torch.bfloat16):
+            half = model.rectify(images), model.encode(images), model.logits(images, targets)
+    assert [tensor.dtype for tensor in half] == [torch.float32] * 3
+    assert torch.equal(half[0], plain[0])
+    assert torch.equal(half[2], model.decoder(half[1], targets))
+    assert 0 < (half[1] - plain[1]).abs().mean() < 0.1
+    assert not torch.equal(half[1], half[1].bfloat16().float())  # what the LSTM gives, in full precision
+
+
 def test_untrained_rectification_shows_nearly_the_whole_image():
     x = torch.linspace(-1, 1, 256).expand(1, 3, 64, 256)
     rectified = Aster(**SMALL).freeze().rectify(x)

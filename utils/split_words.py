@@ -4,8 +4,8 @@
 
 writes `train.odgt` and `val.odgt`, for utils/create_lmdb.py. A word is a near duplicate of another where both have the
 same letters and digits and the cosine of their pictures, grey at 32x16 less their means, is above `--cosine`. A word
-that is near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and
-what is near one of those is left out of training. Of pairs the high-resolution picture is taken.
+near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and what
+is near one of those is left out of training. Of pairs the high-resolution picture is taken.
 """
 import argparse
 import json
@@ -25,9 +25,9 @@ from utils.word_lists import open_list
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Part lists of words into training and validation, apart from tests.',
+    parser = argparse.ArgumentParser(description='Part lists of words into training and validation.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as create_lmdb.py takes')
+    parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as for create_lmdb.py')
     parser.add_argument('--apart', nargs='*', default=[], help='lists of test words that nothing may be near to')
     parser.add_argument('--out', default='./dataset/lists', help='folder of train.odgt and val.odgt')
     parser.add_argument('--val_share', type=float, default=0.1, help='share of the words that go to validation, 0 to 1')

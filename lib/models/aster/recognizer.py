@@ -16,7 +16,9 @@ class Aster(nn.Module):
     """Rectification, ResNet + BiLSTM encoder, attention decoder. The defaults are the released model's sizes.
 
     num_classes counts EOS, padding and unknown, the last three. Input images are (N, 3, 64, 256) in [-1, 1], RGB.
-    Training calls `logits`, reading calls `decode`; neither asks `self.training`.
+    Training calls `logits`, reading calls `decode`; neither asks `self.training`. Under autocast the encoder's
+    convolutions alone are in half precision: it would move the points of the rectification by fractions of a pixel, and
+    add up over the steps of the recurrences.
     """
 
     def __init__(self, num_classes=97, width=32, decoder_dim=512, attention_dim=512, use_stn=True, use_lstm=True,
@@ -38,9 +40,10 @@ class Aster(nn.Module):
 
     def rectify(self, images):
         """The straightened text line (N, 3, 32, 100) in [-1, 1]; without an STN the whole image at that size."""
-        if self.stn_head is None:
-            return F.interpolate(images, TEXT_SIZE, mode='bilinear', antialias=True)
-        return self.tps(images, self.control_points(images))
+        with torch.autocast(images.device.type, enabled=False):
+            if self.stn_head is None:
+                return F.interpolate(images, TEXT_SIZE, mode='bilinear', antialias=True)
+            return self.tps(images, self.control_points(images))
 
     def encode(self, images):
         """Columns of features, left to right: (N, 25, C)."""
@@ -51,7 +54,9 @@ class Aster(nn.Module):
 
         The start symbol is put in front here. T steps are computed: bound it by the longest label of the batch.
         """
-        return self.decoder(self.encode(images), targets)
+        columns = self.encode(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.decoder(columns, targets)
 
     forward = logits  # what DistributedDataParallel calls
 

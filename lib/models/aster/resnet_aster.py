@@ -69,5 +69,6 @@ class ResNetAster(nn.Module):
         x = relu(conv_bn(conv, bn, images.contiguous(memory_format=torch.channels_last)))  # the faster layout
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
             x = layer(x)
-        columns = x.squeeze(2).transpose(1, 2)  # (N, 25, channels)
-        return columns if self.rnn is None else self.rnn(columns)[0]
+        columns = x.squeeze(2).transpose(1, 2).float()  # (N, 25, channels)
+        with torch.autocast(images.device.type, enabled=False):
+            return columns if self.rnn is None else self.rnn(columns)[0]

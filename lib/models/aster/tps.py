@@ -43,12 +43,9 @@ class TPS(nn.Module):
 
     def forward(self, images, control_points):
         """images (N, 3, H, W), control_points (N, K, 2) in [0, 1] -> (N, 3, height, width)."""
-        # Half precision under autocast would move the sampling points by fractions of a pixel.
-        with torch.autocast(images.device.type, enabled=False):
-            points = control_points.float()
-            padding = self.padding_matrix.expand(len(points), 3, 2)
-            mapping = self.inverse_kernel @ torch.cat([points, padding], dim=1)
-            grid = (self.target_coordinate_repr @ mapping).clamp(0, 1) * 2 - 1
-            grid = grid.view(-1, self.height, self.width, 2)
-            # The released weights were trained when align_corners=True was the only behaviour.
-            return F.grid_sample(images.float(), grid, align_corners=True)
+        padding = self.padding_matrix.expand(len(control_points), 3, 2)
+        mapping = self.inverse_kernel @ torch.cat([control_points, padding], dim=1)
+        grid = (self.target_coordinate_repr @ mapping).clamp(0, 1) * 2 - 1
+        grid = grid.view(-1, self.height, self.width, 2)
+        # The released weights were trained when align_corners=True was the only behaviour.
+        return F.grid_sample(images, grid, align_corners=True)
