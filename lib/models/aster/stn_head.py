@@ -47,6 +47,7 @@ class STNHead(nn.Module):
 
     def forward(self, images):
         """images (N, 3, 32, 64) in [-1, 1] -> control points (N, K, 2), (x, y) in units of the image, unbounded."""
+        images = images.contiguous(memory_format=torch.channels_last)  # the faster layout
         features = self.stn_fc1(self.stn_convnet(images).flatten(1))
         # A tenth of the features: the last layer then learns slowly, as the released weights expect.
         return self.stn_fc2(0.1 * features).unflatten(1, (-1, 2))
