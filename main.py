@@ -40,6 +40,7 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         device = distributed.setup(distributed.pick_device(args.device))
+        args.amp = distributed.pick_amp(args.amp, device)
         seed_everything(args.seed, args.deterministic)
         state = read_resumed(args)
         if args.demo:
@@ -162,8 +163,8 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
     """The trainer of --arch with its networks on the device, wrapped for several processes."""
     schedule = cosine_schedule(total_steps, args.warmup)
 
-    def prepare(network, layout=torch.channels_last):
-        network = distributed.wrap(network.to(device, memory_format=layout), device, args.sync_bn)
+    def prepare(network):
+        network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
         return torch.compile(network) if args.compile else network
 
     def update(groups, **adam):
@@ -182,8 +183,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         groups.append({'params': list(recognizer.parameters()), 'lr': args.aster_lr})
     updates = {'generator': update(groups)}
     if args.weights['adversarial'] > 0:
-        layout = torch.contiguous_format if device.type == 'cpu' else torch.channels_last  # the faster one on each
-        networks['discriminator'] = prepare(Discriminator(args.disc_maps), layout)
+        networks['discriminator'] = prepare(Discriminator(args.disc_maps))
         updates['discriminator'] = update(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
     return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp,

@@ -20,6 +20,17 @@ def pick_device(name):
     return device
 
 
+def pick_amp(name, device):
+    """The mixed precision of --amp, 'auto': bf16 where the device has units for it, else off."""
+    if name != 'auto':
+        return name
+    if device.type == 'cuda':
+        return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'off'
+    # without units, a CPU takes ten times as long in bf16 as in float32; older torch cannot tell
+    has_units = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
+    return 'bf16' if device.type == 'cpu' and has_units() else 'off'
+
+
 def setup(device):
     """Join the process group that torchrun announces (nccl on CUDA, gloo else); returns this process's device."""
     if 'WORLD_SIZE' not in os.environ or dist.is_initialized():
@@ -136,9 +147,10 @@ class GlobalBatchNorm(_BatchNorm):
         pass
 
     def forward(self, x):
-        """x (N, C, ...), N may differ between the processes; the same shape."""
+        """x (N, C, ...), N may differ between the processes; the same shape and type, computed in float32."""
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.float()
         axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
         *sums, count = _Sum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])).split(x.shape[1])
         mean = sums[0] / count
@@ -149,4 +161,4 @@ class GlobalBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)

@@ -81,7 +81,8 @@ def build_parser():
     optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
     optimization.add_argument('--warmup', type=int, default=100, help='steps of rising learning rate, then a cosine')
     optimization.add_argument('--grad_clip', type=float, default=0.0, help='largest norm of a gradient; 0: no limit')
-    optimization.add_argument('--amp', choices=['off', 'bf16', 'fp16'], default='off', help='mixed precision')
+    optimization.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto',
+                              help='mixed precision in training; auto: bf16 where the device has units for it')
     optimization.add_argument('--compile', action='store_true', help='torch.compile generator and discriminator')
     optimization.add_argument('--sync_bn', action='store_true', help='batch statistics over all processes')
     optimization.add_argument('--deterministic', action='store_true', help='CUDA: only deterministic kernels')

@@ -89,7 +89,8 @@ def same(state, other):
 # the networks do and not their parameters.
 def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path, tiny_lmdb, tiny_aster):
     words = tiny_lmdb()
-    argv = ['--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2', *SMALL]
+    argv = ['--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2',
+            '--amp', 'off', *SMALL]
     ranks = run_two(tmp_path / 'processes', [*argv, '--sync_bn', '--batch_size', '2', '--logs_dir', tmp_path / 'two'])
     (status0, state0), (status1, state1) = ranks[0].result, ranks[1].result
     assert (status0, status1) == (0, 0)
@@ -191,6 +192,9 @@ def test_batch_norm_over_processes_equals_that_over_the_whole_batch(tmp_path):
     torch.testing.assert_close(torch.cat([rank[1] for rank in ranks]), whole.grad)
     for rank in ranks:
         torch.testing.assert_close(dict(rank[2]), dict(norm.state_dict()))
+    halves = [rank.result[0] for rank in in_two_processes(tmp_path, _global_batch_norm, x.bfloat16(), weight)]
+    assert halves[0].dtype == torch.bfloat16  # as under autocast
+    torch.testing.assert_close(torch.cat(halves).float(), y, atol=0.02, rtol=0.02)
 
 
 def _reduce(_):

@@ -228,20 +228,24 @@ def train_step(args, data_dir, device):
     usual = build_trainer(args, device, layout=torch.contiguous_format)
     ours = build_trainer(args, device)
     name = 'as usual: float32, channels first'
-    results = measure({name: lambda: usual_step(usual, batch), 'as main.py, float32': lambda: ours.step(batch)},
-                      device, max(2, args.rounds))
-    report(f'Training, {args.blocks} blocks, batches of {len(batch["label"])} at 128x32', results, len(batch['label']),
-           name)
-    # few images: without units for it, bf16 is many times slower than float32
-    few = {key: value if device.type == 'cuda' else value[:2] for key, value in batch.items()}
+    variants = {name: lambda: usual_step(usual, batch), 'float32, channels last': lambda: ours.step(batch)}
     half = build_trainer(args, device, 'bf16')
-    results = measure({'float32': lambda: ours.step(few), 'bf16 autocast': lambda: half.step(few)}, device, 2)
-    report(f'The same in batches of {len(few["label"])}', results, len(few['label']), 'float32')
+    chosen = distributed.pick_amp('auto', device) == 'bf16'  # what main.py does
+    if chosen:
+        variants['the same in bf16 autocast'] = lambda: half.step(batch)
+    results = measure(variants, device, max(2, args.rounds))
+    report(f'Training, {args.blocks} blocks, batches of {len(batch["label"])} at 128x32; main.py chooses the last',
+           results, len(batch['label']), name)
+    if not chosen:  # without units for it, bf16 is many times slower than float32: few images
+        few = {key: value[:2] for key, value in batch.items()}
+        results = measure({'float32': lambda: ours.step(few), 'bf16 autocast': lambda: half.step(few)}, device, 2)
+        report('The same in batches of 2; this device has no units for bf16', results, 2, 'float32')
 
 
 def share(args, data_dir, device):
-    """Where the time of a training step goes."""
-    batch, trainer = training_batch(args, data_dir), build_trainer(args, device)
+    """Where the time of a training step goes, in the precision that main.py chooses."""
+    amp = distributed.pick_amp('auto', device)
+    batch, trainer = training_batch(args, data_dir), build_trainer(args, device, amp)
     hr, lr = batch['hr'].to(device), batch['lr'].to(device)
     sr = hr.clone().requires_grad_()
     samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
@@ -253,15 +257,23 @@ def share(args, data_dir, device):
         generator_loss(fake).backward(inputs=[sr], retain_graph=True)
         discriminator_loss(trainer.discriminate(hr), fake).backward(inputs=parameters)
 
+    def generator():
+        with trainer.autocast():
+            made = trainer.generator(lr)
+        content_loss(made.float(), hr).backward()
+
+    def recognizer():
+        with trainer.autocast():
+            loss = text_perceptual_loss(trainer.judge, trainer.vocabulary, sr, batch['label'], trainer.tpl_clip)
+        loss.backward()
+
     results = measure({
-        'generator': lambda: content_loss(trainer.generator(lr), hr).backward(),
-        'discriminator': discriminator,
-        'recognizer': lambda: text_perceptual_loss(trainer.judge, trainer.vocabulary, sr, batch['label']).backward(),
+        'generator': generator, 'discriminator': discriminator, 'recognizer': recognizer,
         'optimizers': lambda: [update.optimizer.step() for update in trainer.updates.values()],
         'data, which workers make beside it': lambda: collate([samples[index, 0] for index in range(len(hr))]),
     }, device, max(2, args.rounds))
     total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
-    print(f'\nShare of a training step, {args.blocks} blocks, batches of {len(hr)}\n')
+    print(f'\nShare of a training step, {args.blocks} blocks, batches of {len(hr)}, --amp {amp}\n')
     print('| part | ms | share |\n|---|--:|--:|')
     for name, (_, elapsed, _) in results.items():
         print(f'| {name} | {1000 * elapsed:.0f} | {elapsed / total:.0%} |', flush=True)

@@ -20,6 +20,4 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images):
-        if images.device.type == 'cpu':
-            images = images.contiguous()  # on CPUs these layers are faster with channels first
         return self.classifier(self.features(images)).flatten()
