@@ -22,9 +22,10 @@ NUMPY_SCALARS.update({f'numpy.dtypes.{kind.__name__}': kind for kind in
 
 
 @contextlib.contextmanager
-def written_beside(path):
+def written_beside(path, flush=True):
     """Give a path beside `path` to write to; at a clean end it is flushed and renamed to `path`, else removed.
 
+    flush: wait until it is on the disk, to survive a power cut too; False for files that are soon made again.
     OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
     """
     path = Path(path)
@@ -32,9 +33,11 @@ def written_beside(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _flush(partial, os.O_RDWR)
+        if flush:
+            _flush(partial, os.O_RDWR)
         os.replace(partial, path)
-        _flush(path.parent, os.O_RDONLY)  # the new name too is to survive a power cut
+        if flush:
+            _flush(path.parent, os.O_RDONLY)  # the new name too is to survive
     except OSError as error:
         kept = '; the file that was there is untouched' if path.is_file() else ''
         raise OSError(f'{path}: could not be written ({error.strerror or error}){kept}') from error

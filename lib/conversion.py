@@ -118,7 +118,7 @@ def make_version(job, method, picture):
 def save(picture, path):
     """Write a PNG beside its place and move it there; OSError names the path."""
     try:
-        with written_beside(path) as beside:
+        with written_beside(path, flush=False) as beside:  # to wait for the disk takes longer than to draw
             picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
     except OSError as error:
         raise OSError(f'{shown(path)}: could not be written: {error.strerror or error}') from error
