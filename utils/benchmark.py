@@ -161,23 +161,32 @@ def reading(args, data_dir, device):
     def strings(search):
         return [vocabulary.decode(row) for batch in images.split(64) for row in search(batch)]
 
-    variants = {}
-    for name, width in (('greedy', 1), (f'beam {args.beam_width}', args.beam_width)):
+    widths = {'greedy': 1, f'beam {args.beam_width}': args.beam_width}
+    half = distributed.pick_amp('auto', device) == 'bf16'
+
+    def in_half(width):
+        with torch.autocast(device.type, torch.bfloat16):
+            return strings(lambda batch: recognizer.decode(batch, width)[0].tolist())
+
+    variants = {'the encoder alone': lambda: [recognizer.encode(batch) for batch in images.split(64)]}
+    for name, width in widths.items():
         variants[f'{name}, usual'] = lambda width=width: strings(lambda batch: usual_search(recognizer, batch, width))
         variants[name] = lambda width=width: strings(lambda batch: recognizer.decode(batch, width)[0].tolist())
+        if half:
+            variants[f'{name}, convolutions in bf16'] = lambda width=width: in_half(width)
     with torch.no_grad():
-        variants['the encoder alone'] = lambda: [recognizer.encode(batch) for batch in images.split(64)]
         results = measure(variants, device, args.rounds)
-    names = list(variants)
-    report(f'Reading {len(images)} words, by the usual greedy search', {k: results[k] for k in (*names[:2], names[4])},
-           len(images), names[0])
-    report(f'Reading {len(images)} words, by the usual beam search', {k: results[k] for k in names[2:]}, len(images),
-           names[2])
-    encoder = results[names[4]][1]
-    for usual, ours in (names[:2], names[2:4]):
-        print(f'{ours}, the decoder alone: {(results[usual][1] - encoder) / (results[ours][1] - encoder):.1f} times as '
-              'fast')
-    same = all(results[usual][0] == results[ours][0] for usual, ours in (names[:2], names[2:4]))
+    _, encoder, _ = alone = results.pop('the encoder alone')
+    for name in widths:
+        mine = {key: value for key, value in results.items() if key.startswith(name)}
+        report(f'Reading {len(images)} words, {name}', {**mine, 'the encoder alone': alone}, len(images),
+               f'{name}, usual')
+        faster = (results[f'{name}, usual'][1] - encoder) / (results[name][1] - encoder)
+        print(f'the decoder alone: {faster:.1f} times as fast')
+        if half:
+            differ = sum(map(str.__ne__, results[name][0], results[f'{name}, convolutions in bf16'][0]))
+            print(f'in bf16 {differ} of {len(images)} strings differ')
+    same = all(results[f'{name}, usual'][0] == results[name][0] for name in widths)
     print(f'identical strings: {"yes" if same else "NO"}')
     return same
 
