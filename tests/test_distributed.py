@@ -222,3 +222,17 @@ def test_one_process_needs_no_group():
     assert distributed.any_process(3, None) and not distributed.any_process(None, None)
     assert distributed.mean({'a': 1.0}, None) == {'a': 1.0}
     assert distributed.wrap(norm, torch.device('cpu')) is norm is distributed.unwrap(norm)
+
+
+@pytest.mark.parametrize('has_units', [True, False])
+def test_mixed_precision_where_the_device_has_units_for_it(has_units, monkeypatch):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_units, raising=False)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0) if has_units else (7, 5))
+    for device in map(torch.device, ('cpu', 'cuda:0')):
+        assert distributed.pick_amp('auto', device) == ('bf16' if has_units else 'off')
+        assert [distributed.pick_amp(name, device) for name in ('off', 'bf16', 'fp16')] == ['off', 'bf16', 'fp16']
+
+
+def test_mixed_precision_of_a_torch_that_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, '_is_avx512_bf16_supported', raising=False)
+    assert distributed.pick_amp('auto', torch.device('cpu')) == 'off'
