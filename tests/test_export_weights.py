@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from lib.checkpoint import load_generator, save_checkpoint
+from lib.checkpoint import load_aster, load_generator, save_checkpoint
+from lib.models.aster import Aster
 from lib.models.generator import Generator
+from tests.conftest import TINY_ASTER
 from utils.export_weights import main
 
 
@@ -32,3 +34,15 @@ def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / 'out.pth'), '--network', 'recognizer']) == 2
     assert 'no recognizer in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()
     assert main([str(tmp_path / 'none.pth'), str(tmp_path / 'out.pth')]) == 2
+
+
+def test_half_precision_does_not_move_what_the_recognizer_sees(tmp_path):
+    torch.manual_seed(0)
+    aster = Aster(**TINY_ASTER)
+    save_checkpoint(tmp_path / 'last.pth', {'arch': 'aster', 'progress': {'iteration': 7}, 'updates': {},
+                                            'recognizer': aster.state_dict()})
+    assert main([str(tmp_path / 'last.pth'), str(tmp_path / 'out.pth')]) == 0
+    exported = load_aster(tmp_path / 'out.pth')
+    assert not torch.equal(exported.encoder.layer0[0].weight, aster.encoder.layer0[0].weight)  # in half precision
+    images, points = torch.rand(2, 3, 64, 256), torch.rand(2, 20, 2)
+    assert torch.equal(exported.tps(images, points), aster.tps(images, points))

@@ -21,12 +21,15 @@ def parse_args(argv=None):
 
 
 def export(checkpoint, network=None, dtype=None):
-    """What to save of a training checkpoint; ValueError that names the network where it has none."""
+    """What to save of a training checkpoint; ValueError that names the network where it has none.
+
+    The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
+    """
     network = network or ('recognizer' if checkpoint.get('arch') == 'aster' else 'generator')
     if network not in checkpoint:
         raise ValueError(f'no {network} in it; it holds {", ".join(map(str, checkpoint))}')
-    state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() else value
-                  for name, value in checkpoint[network].items()}
+    state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
+                  else value for name, value in checkpoint[network].items()}
     return {'state_dict': state_dict, 'arch': checkpoint['arch'], 'iteration': checkpoint['progress']['iteration']}
 
 
