@@ -42,8 +42,8 @@ def test_published_commands_stand_in_the_readme(command):
 @pytest.mark.parametrize('command', sorted(set(commands())))
 def test_commands_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ('SynthText/gt.mat', 'syntax_crop.odgt'):  # the tools look for their input first
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ('SynthText/gt.mat', 'syntax_crop.odgt', 'dataset/lists/train.odgt', 'dataset/lists/val.odgt'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)  # the tools look for their input first
         (tmp_path / name).touch()
     words = shlex.split(command)
     while words and not (words[0] in PARSERS or words[0].endswith('.sh')):
