@@ -1,5 +1,6 @@
 """Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights."""
 import io
+import signal
 
 import lmdb
 import pytest
@@ -17,6 +18,12 @@ TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, '
 def one_thread():
     """Several torch threads wait for each other on a busy machine; images this small gain nothing from them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def interruptible():
+    """A shell starts what it runs in the background deaf to SIGINT, and so would be all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def word_image(word, size=(32, 16)):
