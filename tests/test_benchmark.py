@@ -60,10 +60,3 @@ def test_variants_take_turns_and_the_fastest_round_counts():
 def test_bad_input_is_one_line(tiny_aster, tmp_path, capsys):
     assert benchmark.main(flags(tiny_aster, '--parts', 'reading', '--data_dir', str(tmp_path / 'none'))) == 2
     assert str(tmp_path / 'none') in capsys.readouterr().err
-
-
-def test_operations_of_a_step_are_counted():
-    """The generator of 5 blocks at 128x32: 0.36 billion multiply-adds forward, three times as many with backward."""
-    flops = benchmark.step_flops(blocks=5, count=1)
-    assert 0.9 < flops['generator'] / (2 * 3 * 0.36e9) < 1.1
-    assert set(flops) == {'generator', 'discriminator', 'recognizer'} and min(flops.values()) > 1e9

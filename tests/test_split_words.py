@@ -79,6 +79,7 @@ def test_what_cannot_be_used_is_counted(words, tmp_path, capsys):
     assert len(train + val) == 18
     out = capsys.readouterr().out
     assert '1 image unusable' in out and '1 image not found' in out
+    assert '7.png' in out and '8.png' in out
 
 
 def test_bad_input_is_named(words, tmp_path, capsys):

@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 import convert
 import main as training
@@ -36,12 +35,10 @@ from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
-from lib.models.aster import Aster
-from lib.models.discriminator import Discriminator
-from lib.models.generator import Generator
 from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
-from lib.vocabulary import Vocabulary, vocabulary_of
+from lib.vocabulary import vocabulary_of
+from utils.training_cost import estimate
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share', 'estimate')
 
@@ -158,22 +155,22 @@ def reading(args, data_dir, device):
                if not record.error]
     images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)
 
-    def strings(search):
-        return [vocabulary.decode(row) for batch in images.split(64) for row in search(batch)]
+    def strings(search, half=False):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return [vocabulary.decode(row) for batch in images.split(64) for row in search(batch)]
+
+    def ours(width, half=False):
+        return strings(lambda batch: recognizer.decode(batch, width)[0].tolist(), half)
 
     widths = {'greedy': 1, f'beam {args.beam_width}': args.beam_width}
     half = distributed.pick_amp('auto', device) == 'bf16'
 
-    def in_half(width):
-        with torch.autocast(device.type, torch.bfloat16):
-            return strings(lambda batch: recognizer.decode(batch, width)[0].tolist())
-
     variants = {'the encoder alone': lambda: [recognizer.encode(batch) for batch in images.split(64)]}
     for name, width in widths.items():
         variants[f'{name}, usual'] = lambda width=width: strings(lambda batch: usual_search(recognizer, batch, width))
-        variants[name] = lambda width=width: strings(lambda batch: recognizer.decode(batch, width)[0].tolist())
+        variants[name] = partial(ours, width)
         if half:
-            variants[f'{name}, convolutions in bf16'] = lambda width=width: in_half(width)
+            variants[f'{name}, convolutions in bf16'] = partial(ours, width, half=True)
     with torch.no_grad():
         results = measure(variants, device, args.rounds)
     _, encoder, _ = alone = results.pop('the encoder alone')
@@ -342,48 +339,6 @@ def difference(path, other):
     """Largest difference of two images, in grey levels."""
     one, two = (to_tensor(read_image(str(image))).mul(255).round() for image in (path, other))
     return int((one - two).abs().max()) if one.shape == two.shape else 255
-
-
-# ------------------------------------------------------------------------------------------------------------- estimate
-
-def step_flops(blocks=16, characters=8, count=2):
-    """Counted floating-point operations of a training step, per image at 128x32, of each part (released sizes)."""
-    generator, discriminator, judge = Generator(4, blocks), Discriminator(), Aster().freeze()
-    lr, hr = torch.rand(count, 3, 8, 32), torch.rand(count, 3, 32, 128)
-    sr, vocabulary = hr.clone().requires_grad_(), Vocabulary()
-    labels = ['a' * (characters - 1)] * count
-
-    def of(function):
-        with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-            warnings.simplefilter('ignore')  # the switch speaks of what was not touched
-            with torch.backends.mkldnn.flags(enabled=False):  # its LSTM is not counted
-                function()
-        return counter.get_total_flops() / count
-
-    def look():
-        fake = discriminator(sr)
-        generator_loss(fake).backward(inputs=[sr], retain_graph=True)
-        discriminator_loss(discriminator(hr), fake).backward(inputs=list(discriminator.parameters()))
-
-    return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(look),
-            'recognizer': of(lambda: text_perceptual_loss(judge, vocabulary, sr, labels).backward())}
-
-
-def estimate(words=1_290_000, epochs=10, tera=(20, 40), jpeg_bytes=5_000):
-    """Print what training on SynthText_hr costs, from counted operations; an estimate, no measurement."""
-    flops = step_flops()
-    total = sum(flops.values())
-    parameters = sum(p.numel() for model in (Generator(4, 16), Discriminator()) for p in model.parameters())
-    print(f'\nEstimate (not measured): {words:,} words, {epochs} epochs, 16 blocks, 128x32, the recognizer as released')
-    print('operations of a step per image: '
-          + ' + '.join(f'{name} {value / 1e9:.1f}' for name, value in flops.items()) + f' = {total / 1e9:.1f} GFLOP')
-    print(f'all: {words:,} x {epochs} x {total / 1e9:.1f} GFLOP = {words * epochs * total / 1e15:.0f} PFLOP')
-    for rate in tera:
-        hours = words * epochs * total / (rate * 1e12) / 3600
-        images = rate * 1e12 / total
-        print(f'at {rate} TFLOP/s in use: {hours:.1f} h on one GPU, {hours / 8 / 0.9:.1f} h on eight (90% efficiency); '
-              f'{images:.0f} images/s, {images * jpeg_bytes / 1e6:.0f} MB/s of JPEG for each GPU')
-    print(f'gradients to reduce among eight: {parameters:,} x 4 bytes = {4 * parameters / 1e6:.0f} MB a step')
 
 
 # ----------------------------------------------------------------------------------------------------------------- main

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 try:
     from utils.lmdb_writer import LmdbWriter
-    from utils.word_lists import open_list
+    from utils.word_lists import find_image, open_list
 except ImportError:  # run as a script: this folder is on the path, not the project's
     from lmdb_writer import LmdbWriter
-    from word_lists import open_list
+    from word_lists import find_image, open_list
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')  # what other loaders read too; others may run programs
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
@@ -99,8 +99,7 @@ def load_entry(entry, folders, min_width, min_height):
         return entry.problem, entry.place
     images = {}
     for kind, path in entry.paths.items():
-        tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, path)) for folder in folders))
-        found = next((name for name in tried if os.path.isfile(name)), None)
+        found, tried = find_image(path, folders)
         if found is None:
             return 'image not found', ' nor '.join(tried)
         try:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,9 @@ from tqdm import tqdm
 from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.vocabulary import normalize
-from utils.word_lists import open_list
+from utils.word_lists import find_image, open_list
+
+NAMED = 5  # skipped entries named for each reason
 
 
 def parse_args(argv=None):
@@ -48,20 +50,22 @@ def look(path):
 
 
 def read_list(path, skipped):
-    """[(picture, label, look)] of a list in its order; `skipped` counts what cannot be used by its reason."""
+    """[(picture, label, look)] of a list in its order; `skipped`, {reason: [name, ...]}, takes what cannot be used."""
     entries, count, folders = open_list(path)
     words = []
-    for entry in tqdm(entries, total=count, desc=str(path), leave=False):
-        image = (entry.paths or {}).get('image_hr') or (entry.paths or {}).get('image')
-        found = next((name for name in (os.path.normpath(os.path.join(folder, image or '')) for folder in folders)
-                      if os.path.isfile(name)), None)
-        if entry.problem or found is None:
-            skipped[entry.problem or 'image not found'] += 1
+    for entry in tqdm(entries, total=count, desc=str(path), leave=False, disable=None):
+        if entry.problem:
+            skipped[entry.problem].append(entry.place)
+            continue
+        image = entry.paths.get('image_hr') or entry.paths['image']
+        found, tried = find_image(image, folders)
+        if found is None:
+            skipped['image not found'].append(' nor '.join(tried))
             continue
         try:
             words.append((found, entry.label, look(found)))
-        except ValueError:
-            skipped['image unusable'] += 1
+        except ValueError as error:
+            skipped['image unusable'].append(f'{found} ({error})')
     return words
 
 
@@ -100,7 +104,7 @@ def write_odgt(path, words):
 def main(argv=None):
     """Part; returns the exit status: 0, 1 where a list would be empty, 2 for a list that cannot be read."""
     args = parse_args(argv)
-    skipped = Counter()
+    skipped = defaultdict(list)
     try:
         words, tests = ([word for path in paths for word in read_list(path, skipped)]
                         for paths in (args.input, args.apart))
@@ -115,8 +119,8 @@ def main(argv=None):
         return 2
     print(f'{len(words)} words: {len(train)} to train on, {len(val)} to validate on, '
           f'{len(words) - len(train) - len(val)} left out as near duplicates')
-    for reason, count in sorted(skipped.items()):
-        print(f'  skipped: {count} {reason}')
+    for reason, names in sorted(skipped.items()):
+        print(f'  skipped: {len(names)} {reason}: {", ".join(names[:NAMED])}{", ..." if len(names) > NAMED else ""}')
     return 0
 
 

@@ -45,6 +45,12 @@ def open_list(path):
     return text_entries(path, sniff(path)), count_lines(path), folders
 
 
+def find_image(path, folders):
+    """Returns the first file among `path` in each of the folders, or None, and the names that were tried."""
+    tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, path)) for folder in folders))
+    return next((name for name in tried if os.path.isfile(name)), None), tried
+
+
 def check_label(entry):
     """Returns `entry`, with a problem if its label is of no use."""
     try:
