@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lib.checkpoint import load_aster, load_generator, written_beside
 from lib.conversion import COMPARE, ORIGINAL, TITLES, Workers, convert, prepare, save, shown
-from lib.distributed import pick_device
+from lib.distributed import pick_amp, pick_device
 from lib.drawing import stack
 from lib.evaluators import read_words
 from lib.imaging import read_image, recognizer_input, to_tensor
@@ -67,6 +67,9 @@ def parse_args(argv=None):
                                          'read wrongly and to print the word accuracy')
     parser.add_argument('--batch_size', type=int, default=64,
                         help='images enlarged together; 1: one after the other (default: %(default)s)')
+    parser.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto',
+                        help='mixed precision of the generators; auto: bf16 where the device has units for it, off '
+                             'elsewhere (default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: %(default)s)')
     args = parser.parse_args(argv)
     for name in ('width', 'height', 'beam_width', 'batch_size'):
@@ -115,7 +118,8 @@ def build_enlargers(args, device):
     enlargers = {'bicubic': partial(enlarge_by_bicubic, scale=scale)}
     for method, generator in generators.items():
         generator = generator.to(memory_format=torch.channels_last)
-        enlargers[method] = partial(enlarge_by_generator, generator, batch_size=args.batch_size, device=device)
+        enlargers[method] = partial(enlarge_by_generator, generator, batch_size=args.batch_size, device=device,
+                                     amp=pick_amp(args.amp, device))
     return enlargers, scale
 
 

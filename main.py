@@ -200,7 +200,7 @@ def train(args, state, recognizer, vocabulary, device):
         reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
         samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
     else:
-        samples = PairSamples(records, args.height, args.width, args.ds_scale, args.degradation)
+        samples = PairSamples(records, args.height, args.width, args.ds_scale, args.degradation, args.augmentation)
     sampler = EpochSampler(records.lengths, args.batch_size, args.seed, args.train_shares, args.epoch_size or None,
                            distributed.rank(), distributed.world())
     total_steps = args.max_steps or args.epochs * len(sampler)

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
 
 def pick_device(name):
     """The device of --device, 'auto': CUDA where there is one; ValueError that names the flag where there is none."""
@@ -29,6 +31,11 @@ def pick_amp(name, device):
     # without units, a CPU takes ten times as long in bf16 as in float32; older torch cannot tell
     has_units = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
     return 'bf16' if device.type == 'cpu' and has_units() else 'off'
+
+
+def autocast(amp, device):
+    """The context of a mixed precision, one of AMP_DTYPES."""
+    return torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != 'off')
 
 
 def setup(device):

@@ -16,6 +16,7 @@ LOSS_WEIGHTS = {
     'aster': {},
 }
 LEARNING_RATES = {'aster': 3e-4}
+AUGMENTATIONS = {'aster': 0.5}
 SRRESNET_PATH = 'weights/srresnet.pth'
 # Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run,
 # which goes on from the generator of the content loss.
@@ -52,8 +53,9 @@ def build_parser():
     data.add_argument('--epoch_size', type=int, default=0, help='words in an epoch; 0: as many as there are')
     data.add_argument('--batch_size', type=int, default=16, help='words in a batch, of each process')
     data.add_argument('-j', '--workers', type=int, default=2, help='data workers, of each process')
-    data.add_argument('--augmentation', type=float, default=0.5,
-                      help='--arch aster: strength of the random damage to training images, 0 to 1')
+    data.add_argument('--augmentation', type=float,
+                      help='strength of the random changes to training images, 0 to 1: other shapes and colours, with '
+                           '--arch aster also damage; none: 1, with --arch aster 0.5')
     data.add_argument('--read_reduced', action='store_true',
                       help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
 
@@ -138,7 +140,7 @@ def parse_args(argv=None):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
-    require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
+    require(0 <= (args.augmentation or 0) <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
         require(getattr(args, name) % args.ds_scale == 0,
@@ -154,6 +156,8 @@ def parse_args(argv=None):
 
     args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [
         (args.height // args.ds_scale, args.width // args.ds_scale)]
+    if args.augmentation is None:
+        args.augmentation = AUGMENTATIONS.get(args.arch, 1.0)
     args.lr = args.lr or LEARNING_RATES.get(args.arch, 1e-4)
     args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS

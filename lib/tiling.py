@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lib.distributed import autocast
 from lib.imaging import resize, to_pil, to_tensor
 from lib.metrics import psnr, ssim
 
@@ -132,23 +133,30 @@ def enlarge_by_bicubic(images, scale, tick=None):
         yield index, paste_tiles(enlarge, image, BICUBIC_RADIUS, scale, tick)
 
 
-def enlarge_by_generator(generator, images, batch_size, device, tick=None):
+def enlarge_by_generator(generator, images, batch_size, device, amp='off', tick=None):
     """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1], in an order of its own.
 
-    Images up to a tile go in batches of like sizes, larger ones alone. generator: in eval mode, on `device`.
-    tick: called after each batch and each tile; what it raises ends the work.
+    Images up to a tile go in batches of like sizes, larger ones alone. generator: in eval mode, on `device`. amp: see
+    `lib.distributed.autocast`. tick: called after each batch and each tile; what it raises ends the work.
     """
     small = [index for index, image in enumerate(images) if max(image.shape[1:]) <= TILE]
     max_pixels = CPU_PIXELS if device.type == 'cpu' else TILE * TILE
     for batch in batches([tuple(images[index].shape[1:]) for index in small], batch_size, max_pixels):
         indices = [small[number] for number in batch]
-        for index, result in zip(indices, enlarge_together(generator, [images[index].to(device) for index in indices])):
+        with autocast(amp, device):
+            results = enlarge_together(generator, [images[index].to(device) for index in indices])
+        for index, result in zip(indices, results):
             yield index, to_pil(result)
         if tick:
             tick()
+
+    def enlarge(tile):
+        with autocast(amp, device):
+            return generator(tile)
+
     radius = receptive_radius(generator)
     for index in sorted(set(range(len(images))) - set(small)):
-        yield index, paste_tiles(generator, images[index].to(device), radius, generator.scale, tick)
+        yield index, paste_tiles(enlarge, images[index].to(device), radius, generator.scale, tick)
 
 
 def measure(sr, hr):

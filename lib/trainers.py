@@ -5,13 +5,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lib.distributed import unwrap
+from lib.distributed import autocast, unwrap
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
 from lib.losses.total_variation import total_variation_loss
-
-AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -89,7 +87,7 @@ class Trainer:
         self.networks, self.updates, self.device, self.amp = networks, updates, device, amp
 
     def autocast(self):
-        return torch.autocast(self.device.type, AMP_DTYPES[self.amp], enabled=self.amp != 'off')
+        return autocast(self.amp, self.device)
 
     def state_dict(self):
         """Weights of the networks by name (as a checkpoint has them) and the updates under 'updates'."""

@@ -288,9 +288,12 @@ def test_half_precision_is_for_the_convolutions_of_the_encoder_alone(model, gold
         plain = model.rectify(images), model.encode(images), model.logits(images, targets)
         with torch.autocast('cpu', torch.bfloat16):
             half = model.rectify(images), model.encode(images), model.logits(images, targets)
+            read = [model.decode(images, width, max_len=4) for width in (1, 3)]
     assert [tensor.dtype for tensor in half] == [torch.float32] * 3
     assert torch.equal(half[0], plain[0])
     assert torch.equal(half[2], model.decoder(half[1], targets))
+    assert torch.equal(read[0][1], model.decoder.greedy(half[1], 4)[1])
+    assert torch.equal(read[1][1], model.decoder.beam_search(half[1], 3, 4)[1])
     assert 0 < (half[1] - plain[1]).abs().mean() < 0.1
     assert not torch.equal(half[1], half[1].bfloat16().float())  # what the LSTM gives, in full precision
 

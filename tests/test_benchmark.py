@@ -18,7 +18,7 @@ def test_the_usual_search_finds_what_ours_finds(tiny_aster):
         recognizer.decoder.decoder.fc.bias[recognizer.decoder.eos] += 2  # strings of several lengths
     images = torch.rand(6, 3, 64, 256) * 2 - 1
     for width in (1, 4):
-        usual = benchmark.usual_search(recognizer, images, width, max_len=12)
+        usual = benchmark.usual_search(recognizer, recognizer.encode(images), width, max_len=12)
         ours = recognizer.decode(images, width, max_len=12)[0].tolist()
         for theirs, mine in zip(usual, ours):
             theirs = theirs + [recognizer.decoder.eos] * (len(mine) - len(theirs))
@@ -30,7 +30,7 @@ def test_reading_is_reported_and_compared(tiny_lmdb, tiny_aster, capsys, monkeyp
     assert benchmark.main(argv) == 0
     text = capsys.readouterr().out
     assert '| beam 5, usual |' in text and 'identical strings: yes' in text
-    monkeypatch.setattr(benchmark, 'usual_search', lambda recognizer, images, width: [[0]] * len(images))
+    monkeypatch.setattr(benchmark, 'usual_search', lambda recognizer, columns, width: [[0]] * len(columns))
     assert benchmark.main(argv) == 1
     assert 'identical strings: NO' in capsys.readouterr().out
 

@@ -275,14 +275,23 @@ def test_without_reduction_there_is_nothing_to_measure(run, folder, tmp_path):
     assert [row['method'] for row in table(tmp_path)] == ['bicubic', 'srgan', 'textsr']
 
 
-def test_batches_give_what_one_by_one_gives(run, folder, tmp_path):
+@pytest.mark.parametrize('amp', ['off', 'bf16'])
+def test_batches_give_what_one_by_one_gives(run, folder, tmp_path, amp):
     for number in range(6):
         photo((20 + 5 * number, 12 + number % 4), number).save(folder / f'{number}.png')
-    assert run(folder)[0] == 0
+    assert run(folder, '--amp', amp)[0] == 0
     together = {path: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / 'out').glob('*[cnr]/*.png')}
-    assert run(folder, '--batch_size', 1)[0] == 0
+    assert run(folder, '--amp', amp, '--batch_size', 1)[0] == 0
     assert len(together) == 6 * 3 and 'srgan' in str(list(together))
     assert max(np.abs(np.asarray(Image.open(path)) - image).max() for path, image in together.items()) <= 1
+
+
+def test_mixed_precision_reaches_both_generators(generators, monkeypatch):
+    monkeypatch.setattr('lib.distributed.torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
+    for flags, amp in (([], 'bf16'), (['--amp', 'off'], 'off')):
+        args = convert.parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], *flags])
+        enlargers, _ = convert.build_enlargers(args, torch.device('cpu'))
+        assert [enlargers[method].keywords['amp'] for method in ('srgan', 'textsr')] == [amp, amp]
 
 
 def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):

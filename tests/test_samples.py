@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.datasets.augment import augment
+from lib.datasets.augment import augment, vary
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 from lib.imaging import degrade, resize, to_tensor
@@ -74,3 +74,30 @@ def test_augmentation_follows_its_generator_and_keeps_the_range(picture):
         seen.append(damaged)
     assert sum(not torch.equal(damaged, images) for damaged in seen) > 30
     assert torch.equal(augment(images, 0.0), images)
+
+
+def test_varied_images_follow_their_generator_and_stay_sharp():
+    image = to_tensor(Image.effect_noise((300, 90), 60).convert('RGB'))[None]
+    image = image * torch.tensor([0.2, 0.6, 1.0]).view(3, 1, 1)
+    plain = resize(image, (32, 128))
+
+    def detail(images):
+        return images.diff(dim=3).abs().mean() / images.std()
+
+    seen = [vary(image, (32, 128), 1.0, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    for seed, varied in enumerate(seen):
+        assert varied.shape == plain.shape and varied.min() >= 0 and varied.max() <= 1
+        assert torch.equal(varied, vary(image, (32, 128), 1.0, torch.Generator().manual_seed(seed)))
+        assert detail(varied) > 0.6 * detail(plain)
+    assert sum(not torch.equal(varied, plain) for varied in seen) > 45
+    assert len({tuple(varied.mean((0, 2, 3)).argsort().tolist()) for varied in seen}) == 6, 'orders of the colours'
+    assert torch.equal(vary(image, (32, 128), 0.0), plain)
+
+
+def test_low_resolution_is_that_of_the_varied_image(picture):
+    records = [Record('r', 'word', picture, None, None), Record('s', 'word', picture, picture.resize((32, 8)), None)]
+    samples, plain = PairSamples(records, 32, 128, augmentation=1.0), PairSamples(records, 32, 128)
+    for seed in range(20):
+        assert torch.equal(samples[0, seed]['lr'], degrade(samples[0, seed]['hr'][None], 4)[0])
+        assert torch.equal(samples[1, seed]['hr'], plain[1, seed]['hr']), 'a pair of its own stays as it is'
+    assert any(not torch.equal(samples[0, seed]['hr'], plain[0, seed]['hr']) for seed in range(20))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lib.distributed import autocast
 from lib.imaging import quantize, resize, to_pil, to_tensor
 from lib.metrics import psnr, ssim
 from lib.models.generator import Generator
@@ -156,12 +157,16 @@ def test_one_by_one_is_a_batch_size_of_one():
     assert sorted(batches([(4, 4)] * 3, batch_size=1)) == [[0], [1], [2]]
 
 
-def test_images_small_and_large_come_out_as_alone(monkeypatch):
+@pytest.mark.parametrize('amp', ['off', 'bf16'])
+def test_images_small_and_large_come_out_as_alone(monkeypatch, amp):
     monkeypatch.setattr('lib.tiling.TILE', 24)
     generator = random_generator()
     images = [torch.rand(3, 8, 20), torch.rand(3, 60, 26), torch.rand(3, 7, 19)]
-    results = dict(enlarge_by_generator(generator, images, 64, torch.device('cpu')))
-    with torch.no_grad():
+    precisions = set()
+    generator.head[0].register_forward_hook(lambda _module, _args, features: precisions.add(features.dtype))
+    results = dict(enlarge_by_generator(generator, images, 64, torch.device('cpu'), amp))
+    assert precisions == {torch.bfloat16 if amp == 'bf16' else torch.float32}, 'small and large ones alike'
+    with torch.no_grad(), autocast(amp, torch.device('cpu')):
         for index, image in enumerate(images):
             assert levels(to_tensor(results[index]), generator(image[None])[0]) <= 1.01
     assert sorted(results) == [0, 1, 2]

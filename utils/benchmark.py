@@ -116,14 +116,14 @@ def report(title, results, count, against=None):
 # -------------------------------------------------------------------------------------------------------------- reading
 
 @torch.no_grad()
-def usual_search(recognizer, images, width, max_len=100):
+def usual_search(recognizer, columns, width, max_len=100):
     """Beam search (greedy: width 1) as usually written: always max_len steps, each projecting the columns of every
-    beam anew; returns the ids of the N strings, which are those of `Aster.decode`."""
+    beam anew; columns (N, W, C) of `Aster.encode`. Returns the ids of the N strings, those of `Aster.decode`."""
     cell, eos = recognizer.decoder.decoder, recognizer.decoder.eos
-    unit, classes, count = cell.attention_unit, cell.fc.out_features, len(images)
-    columns = recognizer.encode(images).repeat_interleave(width, 0)  # (N width, W, C)
+    unit, classes, count = cell.attention_unit, cell.fc.out_features, len(columns)
+    columns = columns.repeat_interleave(width, 0)  # (N width, W, C)
     state = columns.new_zeros(1, len(columns), cell.gru.hidden_size)
-    symbols = torch.full((len(columns),), recognizer.decoder.bos, device=images.device)
+    symbols = torch.full((len(columns),), recognizer.decoder.bos, device=columns.device)
     scores = columns.new_full((count, width), -math.inf)
     scores[:, 0] = 0
     ids = symbols.new_empty(len(columns), 0)
@@ -135,7 +135,7 @@ def usual_search(recognizer, images, width, max_len=100):
         output, state = cell.gru(inputs.unsqueeze(1), state)
         totals = scores.view(-1, 1) + cell.fc(output.squeeze(1)).log_softmax(1)
         scores, picks = totals.view(count, -1).topk(width, dim=1)
-        parents = (picks // classes + width * torch.arange(count, device=images.device).unsqueeze(1)).flatten()
+        parents = (picks // classes + width * torch.arange(count, device=columns.device).unsqueeze(1)).flatten()
         symbols = (picks % classes).flatten()
         state, ids = state[:, parents], torch.cat([ids[parents], symbols.unsqueeze(1)], dim=1)
         done = (symbols == eos).view(count, width)
@@ -155,22 +155,29 @@ def reading(args, data_dir, device):
                if not record.error]
     images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)
 
-    def strings(search, half=False):
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return [vocabulary.decode(row) for batch in images.split(64) for row in search(batch)]
+    def usual(width, amp):
+        rows = []
+        for batch in images.split(64):
+            with distributed.autocast(amp, device):
+                columns = recognizer.encode(batch)
+            rows += usual_search(recognizer, columns, width)
+        return [vocabulary.decode(row) for row in rows]
 
-    def ours(width, half=False):
-        return strings(lambda batch: recognizer.decode(batch, width)[0].tolist(), half)
+    def ours(width, amp):
+        with distributed.autocast(amp, device):
+            return [vocabulary.decode(row) for batch in images.split(64)
+                    for row in recognizer.decode(batch, width)[0].tolist()]
 
     widths = {'greedy': 1, f'beam {args.beam_width}': args.beam_width}
-    half = distributed.pick_amp('auto', device) == 'bf16'
+    precisions = {'': 'off'}
+    if distributed.pick_amp('auto', device) == 'bf16':
+        precisions[', convolutions in bf16'] = 'bf16'
 
     variants = {'the encoder alone': lambda: [recognizer.encode(batch) for batch in images.split(64)]}
     for name, width in widths.items():
-        variants[f'{name}, usual'] = lambda width=width: strings(lambda batch: usual_search(recognizer, batch, width))
-        variants[name] = partial(ours, width)
-        if half:
-            variants[f'{name}, convolutions in bf16'] = partial(ours, width, half=True)
+        for precision, amp in precisions.items():
+            variants[f'{name}, usual{precision}'] = partial(usual, width, amp)
+            variants[f'{name}{precision}'] = partial(ours, width, amp)
     with torch.no_grad():
         results = measure(variants, device, args.rounds)
     _, encoder, _ = alone = results.pop('the encoder alone')
@@ -180,10 +187,12 @@ def reading(args, data_dir, device):
                f'{name}, usual')
         faster = (results[f'{name}, usual'][1] - encoder) / (results[name][1] - encoder)
         print(f'the decoder alone: {faster:.1f} times as fast')
-        if half:
-            differ = sum(map(str.__ne__, results[name][0], results[f'{name}, convolutions in bf16'][0]))
-            print(f'in bf16 {differ} of {len(images)} strings differ')
-    same = all(results[f'{name}, usual'][0] == results[name][0] for name in widths)
+        for precision in list(precisions)[1:]:
+            differ = sum(map(str.__ne__, results[name][0], results[f'{name}{precision}'][0]))
+            both = results[f'{name}, usual{precision}'][1] / results[f'{name}{precision}'][1]
+            print(f'{both:.1f} times as fast where both are in bf16, which changes {differ} of {len(images)} strings')
+    same = all(results[f'{name}, usual{precision}'][0] == results[f'{name}{precision}'][0]
+               for name in widths for precision in precisions)
     print(f'identical strings: {"yes" if same else "NO"}')
     return same
 

@@ -1,4 +1,4 @@
-"""Random damage for the training of a recognizer, mild enough that a person still reads the word."""
+"""Random changes to training images: other colours and shapes for pairs, mild damage for the recognizer."""
 import torch
 import torch.nn.functional as F
 
@@ -41,3 +41,33 @@ def augment(images, strength=1.0, generator=None):
     if strikes():
         images = jpeg(images, 30 + 60 * draw())
     return images.clamp(0, 1)
+
+
+def vary(image, size, strength=1.0, generator=None):
+    """One image (1, 3, H, W) in [0, 1], resized to size = (height, width), in another shape and in other colours.
+
+    It stays as sharp as it is. Each kind strikes with probability strength / 2, inversion with half of that [our choice]:
+    a shear, stretch and shift of up to a tenth of the size (sideways 0.04 of the width), contrast 0.5 to 1.2 about the
+    mean and a shift of up to 0.2, inversion, colour channels in another order.
+    """
+    def draw():
+        return float(torch.rand((), generator=generator))
+
+    def strikes():
+        return draw() < strength / 2
+
+    if strikes():
+        height, width = 2 * size[0], 2 * size[1]  # sampled finer than needed, so that it does not get blurred
+        limits = torch.tensor([[0.08, 0.1, 0.04], [0.08 * height / width, 0.1, 0.1]])  # in units of half the size
+        theta = torch.eye(2, 3) + (2 * torch.rand(2, 3, generator=generator) - 1) * limits
+        grid = F.affine_grid(theta[None], [1, 3, height, width], align_corners=False)
+        image = F.grid_sample(resize(image, (height, width)), grid, 'bicubic', 'border', align_corners=False)
+    image = resize(image, size)
+    if strikes():
+        mean = image.mean()
+        image = (image - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2
+    if draw() < strength / 4:
+        image = 1 - image
+    if strikes():
+        image = image[:, torch.randperm(3, generator=generator)]
+    return image.clamp(0, 1)

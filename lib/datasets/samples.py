@@ -2,18 +2,20 @@
 import torch
 from torch.utils.data import Dataset
 
-from lib.datasets.augment import augment
+from lib.datasets.augment import augment, vary
 from lib.imaging import degrade, recognizer_input, resize, to_tensor
 
 
 class PairSamples(Dataset):
     """Training pairs for super-resolution: hr (3, H, W) and lr (3, H / ds_scale, W / ds_scale) in [0, 1], and label.
 
-    A draw is (index, seed). Paired sets give their own low-resolution pictures, others are degraded.
+    A draw is (index, seed). Paired sets give their own low-resolution pictures, others are degraded, after `vary` with
+    the strength `augmentation`.
     """
 
-    def __init__(self, records, height, width, ds_scale=4, degradation='bicubic'):
+    def __init__(self, records, height, width, ds_scale=4, degradation='bicubic', augmentation=0.0):
         self.records, self.size, self.ds_scale, self.degradation = records, (height, width), ds_scale, degradation
+        self.augmentation = augmentation
         self.size_lr = (height // ds_scale, width // ds_scale)
 
     def __getitem__(self, draw):
@@ -21,11 +23,13 @@ class PairSamples(Dataset):
         record = self.records[index]
         if record.error:
             return {'error': record.error}
-        hr = resize(to_tensor(record.image)[None], self.size)
+        image = to_tensor(record.image)[None]
         if record.image_lr is not None:
-            lr = resize(to_tensor(record.image_lr)[None], self.size_lr)
+            hr, lr = resize(image, self.size), resize(to_tensor(record.image_lr)[None], self.size_lr)
         else:
-            lr = degrade(hr, self.ds_scale, self.degradation, torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            hr = vary(image, self.size, self.augmentation, generator) if self.augmentation else resize(image, self.size)
+            lr = degrade(hr, self.ds_scale, self.degradation, generator)
         return {'label': record.label, 'hr': hr[0], 'lr': lr[0]}
 
 

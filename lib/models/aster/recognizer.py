@@ -71,9 +71,10 @@ class Aster(nn.Module):
             raise ValueError(f'beam_width {beam_width}, max_len {max_len}: '
                              f'need 1 <= beam_width <= {self.num_classes} and max_len >= 1')
         columns = self.encode(images)
-        if beam_width == 1:
-            return self.decoder.greedy(columns, max_len)
-        return self.decoder.beam_search(columns, beam_width, max_len)
+        with torch.autocast(images.device.type, enabled=False):
+            if beam_width == 1:
+                return self.decoder.greedy(columns, max_len)
+            return self.decoder.beam_search(columns, beam_width, max_len)
 
     def freeze(self):
         """Make this a fixed judge that lets gradients through to the images; returns self.
