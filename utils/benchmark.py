@@ -298,7 +298,7 @@ def share(args, data_dir, device):
 
 def data(args, data_dir, device):
     """Words read from the LMDB, degraded and stacked, by the number of workers."""
-    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
+    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128, augmentation=1.0)
     batches = max(1, min(60, len(samples.records) // args.batch_size))
 
     def read(workers):

@@ -46,7 +46,7 @@ def augment(images, strength=1.0, generator=None):
 def vary(image, size, strength=1.0, generator=None):
     """One image (1, 3, H, W) in [0, 1], resized to size = (height, width), in another shape and in other colours.
 
-    It stays as sharp as it is. Each kind strikes with probability strength / 2, inversion with half of that [our choice]:
+    It stays as sharp as it is. Each kind strikes with probability strength / 2, inversion with half of it [our choice]:
     a shear, stretch and shift of up to a tenth of the size (sideways 0.04 of the width), contrast 0.5 to 1.2 about the
     mean and a shift of up to 0.2, inversion, colour channels in another order.
     """
