@@ -160,10 +160,11 @@ def convert(jobs, enlargers, read, out_path, workers, batch_size):
     of at most batch_size PIL images that returns (string, score) of each. Returns a dict for each image and method:
     image, result, method, label, string, score, psnr and ssim where the original is known, right where the label is.
     """
-    def enlarge(method):
-        for index, picture in enlargers[method]([job.lr for job in jobs], tick=workers.tick):
-            save(picture, Path(out_path) / method / jobs[index].name)
-            jobs[index].versions[method] = make_version(jobs[index], method, picture)
+    def enlarge(task):
+        method, mine = task
+        for index, picture in enlargers[method]([job.lr for job in mine], tick=workers.tick):
+            save(picture, Path(out_path) / method / mine[index].name)
+            mine[index].versions[method] = make_version(mine[index], method, picture)
 
     def draw(job):
         versions = [version.drawn for version in job.versions.values()]
@@ -171,7 +172,8 @@ def convert(jobs, enlargers, read, out_path, workers, batch_size):
 
     for job in jobs:
         job.versions = dict.fromkeys(enlargers)  # in this order, whichever is done first
-    workers.map(enlarge, sorted(enlargers, key='bicubic'.__eq__))  # the quick one last: it fills a gap
+    tasks = [(method, jobs) for method in enlargers if method != 'bicubic']  # the networks batch all of them
+    workers.map(enlarge, tasks + [('bicubic', [job]) for job in jobs])  # the quick ones last: they fill the gaps
     for job in jobs:
         if job.hr is not None:
             job.versions[ORIGINAL] = make_version(job, ORIGINAL, job.hr)

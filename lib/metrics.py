@@ -22,8 +22,11 @@ def ssim(sr, hr):
     Wang et al. 2004: Gaussian window 11x11 of sigma 1.5, K1 = 0.01, K2 = 0.03, windows inside the image only. An image
     lower or narrower than 11 pixels is seen through a window cut to its size.
     """
-    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=sr.device).view(1, 3, 1, 1)
-    x, y = ((quantize(images.double()) * luma).sum(1, keepdim=True) for images in (sr, hr))
+    def luma(images):
+        red, green, blue = quantize(images.double()).split(1, dim=1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+
+    x, y = luma(sr), luma(hr)
 
     def window(size):
         offsets = torch.arange(size, dtype=torch.float64, device=sr.device) - (size - 1) / 2

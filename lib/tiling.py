@@ -59,7 +59,9 @@ def enlarge_in_tiles(enlarge, image, radius, tile=TILE):
 def _inputs_masked(generator, masks):
     """While entered, each convolution's input is multiplied by the mask of its height; `masks`: {height: mask}."""
     def blank(features):
-        features.mul_(masks[features.shape[2]])  # in place: nothing uses what lies outside the images
+        height = features.shape[2]
+        masks[height] = masks[height].to(features.dtype)  # two types in one product take several times as long
+        features.mul_(masks[height])  # in place: nothing uses what lies outside the images
 
     hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
              for module in generator.modules() if isinstance(module, nn.Conv2d)]

@@ -33,15 +33,20 @@ class DecoderCell(nn.Module):
         weight = self.gru.weight_ih_l0[:, :self.tgt_embedding.embedding_dim]
         return F.linear(self.tgt_embedding.weight, weight, self.gru.bias_ih_l0)
 
+    def keys(self, columns):
+        """What the attention asks of the columns (N, W, C), whatever the state: (N, W, A)."""
+        return 2 * self.attention_unit.xEmbed(columns)
+
     def forward(self, state, gates, columns, keys):
         """Advance the states of K beams of N samples.
 
-        state (N, K, S), gates (N, K, 3 S) of the previous symbols, columns (N, W, C), keys (N, W, A) = xEmbed(columns);
+        state (N, K, S), gates (N, K, 3 S) of the previous symbols, columns (N, W, C), keys (N, W, A), see `keys`;
         returns the new state (N, K, S). The GRU is written out because the halves of its input come from two places.
         """
         unit = self.attention_unit
-        query = unit.sEmbed(state)
-        energy = unit.wEmbed((keys.unsqueeze(1) + query.unsqueeze(2)).tanh_()).squeeze(3)  # (N, K, W)
+        # tanh x = 2 sigmoid 2x - 1: sigmoid takes a fraction of the time of tanh, and softmax drops what is added
+        query = 2 * unit.sEmbed(state)
+        energy = 2 * unit.wEmbed((keys.unsqueeze(1) + query.unsqueeze(2)).sigmoid_()).squeeze(3)  # (N, K, W)
         context = energy.softmax(2) @ columns  # (N, K, C)
         of_input = gates + F.linear(context, self.gru.weight_ih_l0[:, self.tgt_embedding.embedding_dim:])
         of_state = F.linear(state, self.gru.weight_hh_l0, self.gru.bias_hh_l0)
@@ -59,15 +64,15 @@ class AttentionHead(nn.Module):
         self.eos, self.bos = num_classes - 3, num_classes
         self.decoder = DecoderCell(num_classes, in_planes, state_dim, attention_dim)
 
-    def start(self, columns, beams):
-        """The start of any decoding: state (N, beams, S) of zeros, keys of the columns, gates of each symbol."""
+    def start(self, columns):
+        """The start of any decoding: state (N, 1, S) of zeros, keys of the columns, gates of each symbol."""
         cell = self.decoder
-        state = columns.new_zeros(len(columns), beams, cell.gru.hidden_size)
-        return state, cell.attention_unit.xEmbed(columns), cell.symbol_gates()
+        state = columns.new_zeros(len(columns), 1, cell.gru.hidden_size)
+        return state, cell.keys(columns), cell.symbol_gates()
 
     def forward(self, columns, targets):
         """Teacher forcing: columns (N, W, C), targets (N, T) int64 -> logits (N, T, classes) of each target."""
-        state, keys, symbol_gates = self.start(columns, 1)
+        state, keys, symbol_gates = self.start(columns)
         previous = F.pad(targets[:, :-1], (1, 0), value=self.bos)
         gates = F.embedding(previous, symbol_gates)  # (N, T, 3 S)
         states = []
@@ -82,7 +87,7 @@ class AttentionHead(nn.Module):
         scores = torch.zeros(len(columns), device=columns.device)
         rows = torch.arange(len(columns), device=columns.device)  # the samples still being read
         symbol = torch.full_like(rows, self.bos)
-        state, keys, symbol_gates = self.start(columns, 1)
+        state, keys, symbol_gates = self.start(columns)
         for t in range(max_len):
             state = self.decoder(state, symbol_gates[symbol].unsqueeze(1), columns, keys)
             score, symbol = self.decoder.fc(state[:, 0]).float().log_softmax(1).max(1)
@@ -111,11 +116,10 @@ class AttentionHead(nn.Module):
         best_scores = torch.full((len(columns),), float('-inf'), device=device)
         rows = torch.arange(len(columns), device=device)  # the samples not yet settled
         ended_count = torch.zeros_like(rows)
-        symbols = torch.full((len(columns), width), self.bos, device=device)
-        ids = symbols.new_empty(len(columns), width, 0)
-        scores = torch.full((len(columns), width), float('-inf'), device=device)
-        scores[:, 0] = 0  # all beams start alike: only the first may branch
-        state, keys, symbol_gates = self.start(columns, width)
+        symbols = torch.full((len(columns), 1), self.bos, device=device)  # one beam, which branches in the first step
+        ids = symbols.new_empty(len(columns), 1, 0)
+        scores = torch.zeros(len(columns), 1, device=device)
+        state, keys, symbol_gates = self.start(columns)
 
         def offer(candidates):
             """Note a sample's best candidate, scores (n, width) with -inf for none, where it beats what was noted."""
@@ -129,8 +133,8 @@ class AttentionHead(nn.Module):
             totals = scores.unsqueeze(2) + self.decoder.fc(state).float().log_softmax(2)  # (n, width, classes)
             scores, picks = totals.flatten(1).topk(width)
             parents, symbols = picks // classes, picks % classes
-            state = state.gather(1, parents.unsqueeze(2).expand_as(state))
-            ids = torch.cat([ids.gather(1, parents.unsqueeze(2).expand_as(ids)), symbols.unsqueeze(2)], dim=2)
+            state, ids = (x.gather(1, parents.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (state, ids))
+            ids = torch.cat([ids, symbols.unsqueeze(2)], dim=2)
 
             ended = symbols == self.eos
             offer(scores.masked_fill(~ended, float('-inf')))
