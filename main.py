@@ -267,7 +267,8 @@ def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log,
                         pin_memory=trainer.device.type == 'cuda', worker_init_fn=follow_main_process,
                         generator=generator)
     bar = tqdm(islice(loader, steps), desc=f'epoch {progress["epoch"] + 1}', disable=distributed.rank() != 0,
-               dynamic_ncols=True, unit_scale=sampler.step_size, unit='image', total=steps)
+               dynamic_ncols=True, unit_scale=sampler.step_size, unit='image', total=steps,
+               mininterval=0.1 if sys.stderr.isatty() else 10)  # seconds; a file need not hold every step
     for batch in bar:
         for error in sorted(set(batch['errors']) - reported):
             tqdm.write(f'unreadable, left out: {error}')  # each process knows of its own records alone
@@ -278,7 +279,8 @@ def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log,
             for name, value in numbers.items():
                 total, count = progress['sums'].get(name, (0.0, 0))
                 progress['sums'][name] = (total + value, count + 1)
-            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name})
+            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name},
+                            refresh=False)
             log.scalars('train', numbers, progress['iteration'])
         progress['position'] += sampler.step_size
         progress['iteration'] += 1

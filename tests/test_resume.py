@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -63,6 +64,12 @@ def equal(a, b):
 def log(folder):
     lines = [json.loads(line) for line in (folder / 'log.txt').read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != 'seconds'} for line in lines]
+
+
+def test_progress_does_not_fill_a_file_with_every_step(flags, tmp_path, capsys):
+    assert run(flags, tmp_path / 'logs') == 0
+    shown = [line for line in re.split('[\r\n]', capsys.readouterr().err) if 'gradient=' in line]
+    assert 2 <= len(shown) <= 4 and 'discriminator=' in shown[-1], 'of 8 steps in 2 epochs'
 
 
 def assert_same_run(folder, whole):
