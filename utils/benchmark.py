@@ -263,7 +263,7 @@ def share(args, data_dir, device):
     batch, trainer = training_batch(args, data_dir), build_trainer(args, device, amp)
     hr, lr = batch['hr'].to(device), batch['lr'].to(device)
     sr = hr.clone().requires_grad_()
-    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
+    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128, augmentation=1.0)
     trainer.step(batch)
     parameters = list(trainer.discriminator.parameters())
 
