@@ -55,7 +55,7 @@ def build_parser():
     data.add_argument('-j', '--workers', type=int, default=2, help='data workers, of each process')
     data.add_argument('--augmentation', type=float,
                       help='strength of the random changes to training images, 0 to 1: other shapes and colours, with '
-                           '--arch aster also damage; none: 1, with --arch aster 0.5')
+                           '--arch aster also damage; none: 0, with --arch aster 0.5')
     data.add_argument('--read_reduced', action='store_true',
                       help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
 
@@ -157,7 +157,7 @@ def parse_args(argv=None):
     args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [
         (args.height // args.ds_scale, args.width // args.ds_scale)]
     if args.augmentation is None:
-        args.augmentation = AUGMENTATIONS.get(args.arch, 1.0)
+        args.augmentation = AUGMENTATIONS.get(args.arch, 0.0)
     args.lr = args.lr or LEARNING_RATES.get(args.arch, 1e-4)
     args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
