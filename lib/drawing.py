@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.vocabulary import normalize
 
 PAPER, INK, GREY, RED = (255, 255, 255), (20, 20, 20), (120, 120, 120), (205, 20, 20)
-FRAMES = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189)]  # of zoomed details, in turn
+FRAMES = [(214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189), (140, 86, 75), (227, 119, 194),
+          (23, 190, 207)]  # of zoomed details and of curves, in turn
 ENLARGE_TO, MAX_ENLARGING, REDUCE_TO = 384, 8, 960  # longest side of a drawn image, pixels
 GAP = 10
 
