@@ -27,6 +27,7 @@ from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.options import DEMO_WORDS, GENERATOR_PATHS, parse_args
 from lib.tables import markdown, save_tables, summarize
+from lib.tiling import CPU_PIXELS
 from lib.trainers import NonFiniteLoss, RecognizerTrainer, SuperResolutionTrainer, Update, cosine_schedule
 from lib.vocabulary import Vocabulary, vocabulary_of
 
@@ -122,8 +123,16 @@ def build_recognizer(args, device):
 def enlarger(generator, device):
     """A generator as a method of the evaluation."""
     generator = generator.to(device, memory_format=torch.channels_last)
-    # eval() at each call: between two validations the generator is trained
-    return lambda images: generator.eval()(images.contiguous(memory_format=torch.channels_last))
+
+    def enlarge(images):
+        generator.eval()  # at each call: between two validations it is trained
+        count = len(images)
+        if device.type == 'cpu':  # as many as stay in the cache
+            count = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
+        return torch.cat([generator(part.contiguous(memory_format=torch.channels_last))
+                          for part in images.split(count)])
+
+    return enlarge
 
 
 def build_methods(args, device):
