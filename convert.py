@@ -119,7 +119,7 @@ def build_enlargers(args, device):
     for method, generator in generators.items():
         generator = generator.to(memory_format=torch.channels_last)
         enlargers[method] = partial(enlarge_by_generator, generator, batch_size=args.batch_size, device=device,
-                                     amp=pick_amp(args.amp, device))
+                                    amp=pick_amp(args.amp, device))
     return enlargers, scale
 
 

@@ -18,7 +18,7 @@ from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_che
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
-from lib.evaluators import bicubic_enlarger, compare_words, evaluate
+from lib.evaluators import bicubic_enlarger, compare_words, evaluate, generator_enlarger
 from lib.interruption import Interrupted, Interruption, follow_main_process
 from lib.logs import RunLog
 from lib.losses.vgg import VGGLoss
@@ -27,7 +27,6 @@ from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.options import DEMO_WORDS, GENERATOR_PATHS, parse_args
 from lib.tables import markdown, save_tables, summarize
-from lib.tiling import CPU_PIXELS
 from lib.trainers import NonFiniteLoss, RecognizerTrainer, SuperResolutionTrainer, Update, cosine_schedule
 from lib.vocabulary import Vocabulary, vocabulary_of
 
@@ -120,21 +119,6 @@ def build_recognizer(args, device):
     return recognizer.to(device), vocabulary
 
 
-def enlarger(generator, device):
-    """A generator as a method of the evaluation."""
-    generator = generator.to(device, memory_format=torch.channels_last)
-
-    def enlarge(images):
-        generator.eval()  # at each call: between two validations it is trained
-        count = len(images)
-        if device.type == 'cpu':  # as many as stay in the cache
-            count = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
-        return torch.cat([generator(part.contiguous(memory_format=torch.channels_last))
-                          for part in images.split(count)])
-
-    return enlarge
-
-
 def build_methods(args, device):
     """{name: function that enlarges} of --methods; by default bicubic and the generators that are there."""
     paths = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
@@ -153,7 +137,7 @@ def build_methods(args, device):
             generator = load_generator(path)
             if generator.scale != args.ds_scale:
                 raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
-            methods[name] = enlarger(generator, device)
+            methods[name] = generator_enlarger(generator, device)
     return methods
 
 
@@ -231,7 +215,7 @@ def train(args, state, recognizer, vocabulary, device):
                 f'{sampler.step_size} a step, {total_steps} steps on {device}')
     methods = {'bicubic': bicubic_enlarger(args.ds_scale)}
     if args.arch != 'aster':
-        methods[args.arch] = enlarger(distributed.unwrap(trainer.generator), device)
+        methods[args.arch] = generator_enlarger(distributed.unwrap(trainer.generator), device)
 
     reported = set()
     with Interruption() as interruption:

@@ -8,6 +8,7 @@ from lib.distributed import gather, rank
 from lib.drawing import Version, compare, stack
 from lib.imaging import quantize, recognizer_input, resize, to_pil
 from lib.metrics import psnr, ssim
+from lib.tiling import CPU_PIXELS
 from lib.vocabulary import normalize
 
 ORIGINAL = 'original'  # in the place of a low-resolution size: the picture as it is
@@ -39,6 +40,21 @@ def size_name(size):
 def bicubic_enlarger(scale):
     """Bicubic enlargement as a method of the evaluation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
     return lambda images: resize(images, (images.shape[2] * scale, images.shape[3] * scale))
+
+
+def generator_enlarger(generator, device):
+    """A generator, moved to the device, as a method of the evaluation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
+    generator = generator.to(device, memory_format=torch.channels_last)
+
+    def enlarge(images):
+        generator.eval()  # at each call: between two validations it is trained
+        count = len(images)
+        if device.type == 'cpu':
+            count = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
+        return torch.cat([generator(part.contiguous(memory_format=torch.channels_last))
+                          for part in images.split(count)])
+
+    return enlarge
 
 
 def read_words(recognizer, vocabulary, images, beam_width=1):

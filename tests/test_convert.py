@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -369,17 +368,6 @@ def test_zooms_are_drawn_and_those_outside_named(run, folder, tmp_path):
     assert Image.open(tmp_path / 'out' / 'compare' / 'a.png').height > plain[1] + 50
 
 
-@pytest.mark.parametrize('size', [None, (64, 16)])
-def test_a_zoom_means_pixels_of_the_original(folder, size):
-    image = Image.new('RGB', (82, 41), 'white')
-    image.paste('red', (20, 10, 40, 30))
-    image.save(folder / 'a.png')
-    job = conversion.prepare(folder / 'a.png', 'a.png', 4, 4, size, [(20, 10, 20, 20)])
-    cut = np.asarray(conversion.cut(job.hr, job.boxes[0])).astype(int)
-    assert (np.abs(cut[2:-2, 2:-2] - [255, 0, 0]) < 60).all()
-    assert cut.shape[:2] == ((20, 20) if size is None else (8, 15))
-
-
 def test_a_full_disk_leaves_no_half_image(run, folder, tmp_path):
     Image.effect_noise((200, 100), 99).save(folder / 'noise.png')
     old = tmp_path / 'out' / 'bicubic' / 'noise.png'
@@ -410,20 +398,3 @@ def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, monkeypatch):
     status, printed, _ = run(folder, '--batch_size', 1)
     assert status == 130 and '1 of 3 images' in printed
     assert {row['image'] for row in table(tmp_path)} == {'0.png'}
-
-
-def test_failed_work_ends_the_work_beside_it():
-    workers, started = conversion.Workers(2), threading.Event()
-
-    def work(item):
-        if item == 'fails':
-            started.wait(10)
-            raise ValueError('no')
-        started.set()
-        for _ in range(10 ** 6):
-            workers.tick()
-            threading.Event().wait(0.001)
-
-    with pytest.raises(ValueError, match='no'):
-        workers.map(work, ['fails', 'goes on'])
-    assert workers.stop.is_set()

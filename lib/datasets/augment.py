@@ -5,6 +5,12 @@ import torch.nn.functional as F
 from lib.imaging import gaussian_blur, jpeg, resize
 
 
+def change_contrast(images, draw):
+    """Images in [0, 1] with 0.5 to 1.2 of their contrast about the mean, shifted by up to 0.2. draw() is in [0, 1)."""
+    mean = images.mean()
+    return ((images - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2).clamp(0, 1)
+
+
 def augment(images, strength=1.0, generator=None):
     """Damage one image (1, 3, H, W) in [0, 1]; each kind strikes with probability strength / 2 [our choice].
 
@@ -20,8 +26,7 @@ def augment(images, strength=1.0, generator=None):
 
     height, width = images.shape[-2:]
     if strikes():
-        mean = images.mean()
-        images = ((images - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2).clamp(0, 1)
+        images = change_contrast(images, draw)
     if draw() < strength / 10:
         images = 1 - images
     if strikes():
@@ -64,8 +69,7 @@ def vary(image, size, strength=1.0, generator=None):
         image = F.grid_sample(resize(image, (height, width)), grid, 'bicubic', 'border', align_corners=False)
     image = resize(image, size)
     if strikes():
-        mean = image.mean()
-        image = (image - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2
+        image = change_contrast(image, draw)
     if draw() < strength / 4:
         image = 1 - image
     if strikes():
