@@ -31,6 +31,14 @@ def test_progress_does_not_fill_a_file_with_every_step(flags, tmp_path, capsys):
     assert 2 <= len(shown) <= 4 and 'discriminator=' in shown[-1], 'of 8 steps in 2 epochs'
 
 
+def test_augmentation_changes_what_a_generator_trains_on_and_is_off_by_default(flags, tmp_path):
+    content = []
+    for number, more in enumerate(([], ['--augmentation', '0'], ['--augmentation', '1'])):
+        assert run(flags, tmp_path / str(number), '--arch=srresnet', *more) == 0
+        content.append([entry['content'] for entry in log(tmp_path / str(number))])
+    assert content[0] == content[1] != content[2]
+
+
 def damaged(tmp_path, numbers, name='damaged'):
     records = word_records()
     return write_lmdb(tmp_path / name, {**records, **{f'image-{n:09d}': b'' for n in numbers}})
