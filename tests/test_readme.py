@@ -2,6 +2,7 @@
 import re
 import shlex
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -28,10 +29,18 @@ PUBLISHED = [
 
 
 def commands():
-    """Every line of the README's shell blocks, continuation lines joined, parted at &&."""
+    """Every line of the README's shell blocks, continuation lines joined, variables filled in, parted at &&."""
     blocks = re.findall(r'```sh\n(.*?)```', TEXT, flags=re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
-    return [part.strip() for line in lines if line and not line.startswith('#') for part in line.split('&&')]
+    found, variables = [], {}
+    for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
+        if line.strip() and not line.startswith('#'):
+            line = Template(line).substitute(variables)  # KeyError: a variable that no line above sets
+            assignment = re.fullmatch(r'([A-Z]+)="(.*)"', line)
+            if assignment:
+                variables[assignment[1]] = assignment[2]
+            else:
+                found += [part.strip() for part in line.split('&&')]
+    return found
 
 
 @pytest.mark.parametrize('command', PUBLISHED)
