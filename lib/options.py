@@ -12,7 +12,7 @@ GENERATOR_PATHS = {'srgan': 'weights/srgan.pth', 'textsr': 'weights/textsr.pth'}
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
-    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 2e-2},
+    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 1e-1},
     'aster': {},
 }
 LEARNING_RATES = {'aster': 3e-4}
