@@ -185,7 +185,7 @@ def check_outputs(args, names):
             target = folder / name
             status = target.stat() if target.exists() else None
             if status and (status.st_dev, status.st_ino) in inputs:
-                 raise ValueError(f'--out_path {shown(args.out_path)}: the result {shown(target)} would take the place '
+                raise ValueError(f'--out_path {shown(args.out_path)}: the result {shown(target)} would take the place '
                                  'of an input; choose another folder')
 
 

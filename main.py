@@ -160,9 +160,9 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
         return torch.compile(network) if args.compile else network
 
-    def update(groups, **adam):
+    def update(groups):
         scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
-        return Update(torch.optim.Adam(groups, args.lr, **adam), schedule, args.grad_clip, scaler)
+        return Update(torch.optim.Adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
     if args.arch == 'aster':
         recognizer = distributed.wrap(recognizer, device, args.sync_bn)
