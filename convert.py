@@ -22,17 +22,17 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from lib.checkpoint import load_aster, load_generator, written_beside
-from lib.conversion import COMPARE, ORIGINAL, TITLES, Workers, convert, prepare, save, shown
-from lib.distributed import pick_amp, pick_device
-from lib.drawing import stack
-from lib.evaluators import read_words
 from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.inference.conversion import COMPARE, ORIGINAL, TITLES, Workers, convert, prepare, save, shown
+from lib.inference.drawing import stack
+from lib.inference.evaluators import read_words
+from lib.inference.tiling import enlarge_by_bicubic, enlarge_by_generator
 from lib.metrics import finite_mean
 from lib.options import ASTER_PATH, GENERATOR_PATHS
-from lib.tiling import enlarge_by_bicubic, enlarge_by_generator
+from lib.runtime.checkpoint import load_aster, load_generator, written_beside
+from lib.runtime.distributed import pick_amp, pick_device
 from lib.vocabulary import vocabulary_of
-from utils.word_lists import open_list
+from lib.wordsets.word_lists import open_list
 
 METHODS = ('bicubic', 'srgan', 'textsr')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',

@@ -13,20 +13,20 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lib import distributed
-from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
-from lib.evaluators import bicubic_enlarger, compare_words, evaluate, generator_enlarger
-from lib.interruption import Interrupted, Interruption, follow_main_process
-from lib.logs import RunLog
+from lib.inference.evaluators import bicubic_enlarger, compare_words, evaluate, generator_enlarger
+from lib.inference.tables import markdown, save_tables, summarize
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.options import DEMO_WORDS, GENERATOR_PATHS, parse_args
-from lib.tables import markdown, save_tables, summarize
+from lib.runtime import distributed
+from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
+from lib.runtime.interruption import Interrupted, Interruption, follow_main_process
+from lib.runtime.logs import RunLog
 from lib.trainers import NonFiniteLoss, RecognizerTrainer, SuperResolutionTrainer, Update, cosine_schedule
 from lib.vocabulary import Vocabulary, vocabulary_of
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from lib.distributed import autocast, unwrap
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
 from lib.losses.total_variation import total_variation_loss
+from lib.runtime.distributed import autocast, unwrap
 
 
 class NonFiniteLoss(FloatingPointError):

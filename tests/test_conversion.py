@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import conversion
+from lib.inference import conversion
 
 
 @pytest.mark.parametrize('size', [None, (64, 16)])

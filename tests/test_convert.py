@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import convert
-from lib import conversion
-from lib.checkpoint import load_aster, save_checkpoint
-from lib.evaluators import read_words
 from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.inference import conversion
+from lib.inference.evaluators import read_words
 from lib.metrics import psnr
 from lib.models.generator import Generator
 from lib.options import ASTER_PATH
+from lib.runtime.checkpoint import load_aster, save_checkpoint
 from lib.vocabulary import vocabulary_of
 
 ROOT = Path(convert.__file__).resolve().parent
@@ -286,7 +286,7 @@ def test_batches_give_what_one_by_one_gives(run, folder, tmp_path, amp):
 
 
 def test_mixed_precision_reaches_both_generators(generators, monkeypatch):
-    monkeypatch.setattr('lib.distributed.torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
+    monkeypatch.setattr('lib.runtime.distributed.torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
     for flags, amp in (([], 'bf16'), (['--amp', 'off'], 'off')):
         args = convert.parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], *flags])
         enlargers, _ = convert.build_enlargers(args, torch.device('cpu'))

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.wordsets.lmdb_writer import LmdbWriter
 from utils import create_lmdb
-from utils.lmdb_writer import LmdbWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / 'utils' / 'create_lmdb.py')

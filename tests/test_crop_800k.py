@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from utils import crop_800k, synthtext
+from lib.wordsets import synthtext
+from utils import crop_800k
 from utils.crop_800k import main
 
 SCRIPT = Path(crop_800k.__file__)

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from lib.evaluators import evaluate
+from lib.inference.evaluators import evaluate
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.drawing import (
+from lib.inference.drawing import (
     FRAMES,
     GAP,
     PAPER,

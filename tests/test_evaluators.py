@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
-from lib.evaluators import Reading, bicubic_enlarger, compare_words, evaluate, generator_enlarger
+from lib.inference.evaluators import Reading, bicubic_enlarger, compare_words, evaluate, generator_enlarger
 from lib.models.generator import Generator
 from lib.vocabulary import Vocabulary
 
@@ -84,7 +84,7 @@ def test_pictures_of_words():
 def test_a_generator_enlarges_a_batch_in_parts_on_a_cpu(monkeypatch):
     generator, images, parts = Generator(4, 1, 4), torch.rand(7, 3, 4, 5), []
     generator.head.register_forward_hook(lambda _module, _args, features: parts.append(len(features)))
-    monkeypatch.setattr('lib.evaluators.CPU_PIXELS', 60)
+    monkeypatch.setattr('lib.inference.evaluators.CPU_PIXELS', 60)
     with torch.no_grad():
         enlarged = generator_enlarger(generator, torch.device('cpu'))(images)
         assert parts == [3, 3, 1] and torch.allclose(enlarged, generator(images), atol=1e-5)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from lib.checkpoint import load_aster, load_generator, save_checkpoint
 from lib.models.aster import Aster
 from lib.models.generator import Generator
+from lib.runtime.checkpoint import load_aster, load_generator, save_checkpoint
 from tests.conftest import TINY_ASTER
 from utils.export_weights import main
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-import utils.lmdb_writer
-from utils.lmdb_writer import LmdbWriter
+import lib.wordsets.lmdb_writer
+from lib.wordsets.lmdb_writer import LmdbWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,8 @@ def write(path, labels, **options):
 
 def run(code, *arguments):
     """Runs python code that uses LmdbWriter in a process of its own."""
-    code = 'import os, resource, signal, sys\nfrom utils.lmdb_writer import LmdbWriter\npath = sys.argv[1]\n' + code
+    code = ('import os, resource, signal, sys\nfrom lib.wordsets.lmdb_writer import LmdbWriter\n'
+            'path = sys.argv[1]\n') + code
     return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
                           timeout=60)
 
@@ -67,9 +68,9 @@ def test_mixed_records_are_refused(tmp_path):
 
 
 def test_map_grows_and_transactions_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils.lmdb_writer, 'FIRST_MAP_SIZE', 1 << 16)
-    monkeypatch.setattr(utils.lmdb_writer, 'BATCH_RECORDS', 10)
-    monkeypatch.setattr(utils.lmdb_writer, 'BATCH_BYTES', 50_000)
+    monkeypatch.setattr(lib.wordsets.lmdb_writer, 'FIRST_MAP_SIZE', 1 << 16)
+    monkeypatch.setattr(lib.wordsets.lmdb_writer, 'BATCH_RECORDS', 10)
+    monkeypatch.setattr(lib.wordsets.lmdb_writer, 'BATCH_BYTES', 50_000)
     sizes = []
     put = LmdbWriter._put
     monkeypatch.setattr(LmdbWriter, '_put', lambda self, items: (sizes.append(items), put(self, items)))

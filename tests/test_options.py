@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import main
-from lib.checkpoint import save_checkpoint
 from lib.models.generator import Generator
 from lib.options import SRRESNET_PATH, build_parser, parse_args
+from lib.runtime.checkpoint import save_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ['--blocks=1', '--maps=8', '--disc_maps=4', '--width=32', '--height=16', '--batch_size=4', '--workers=0']

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.drawing import FRAMES
+from lib.inference.drawing import FRAMES
 from utils import plot_training
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from utils import render_words, word_fonts, word_labels, word_styles
-from utils.word_fonts import LETTERS, PRINTABLE, Font
+from lib.wordsets.rendering import fonts as font_tools
+from lib.wordsets.rendering import labels, styles
+from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font
+from utils import render_words
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'utils', 'render_words.py')
 
@@ -99,22 +101,22 @@ def test_images_have_the_height_and_differ(tmp_path, fonts):
 
 
 def test_labels_are_drawable_and_like_those_of_signs():
-    words, dropped = word_labels.read_words(word_labels.DEFAULT_WORDS)
+    words, dropped = labels.read_words(labels.DEFAULT_WORDS)
     assert dropped == 0 and len(words) > 3000
-    labels = [word_labels.make_label(words, np.random.default_rng(i)) for i in range(8000)]
-    assert set(''.join(labels)) == set(PRINTABLE)
-    lengths = np.array([len(label) for label in labels])
-    assert lengths.min() >= 1 and lengths.max() <= word_labels.MAX_LENGTH and 5 < lengths.mean() < 7.5
+    made = [labels.make_label(words, np.random.default_rng(i)) for i in range(8000)]
+    assert set(''.join(made)) == set(PRINTABLE)
+    lengths = np.array([len(label) for label in made])
+    assert lengths.min() >= 1 and lengths.max() <= labels.MAX_LENGTH and 5 < lengths.mean() < 7.5
     for share, test in ((0.2, str.isupper), (0.15, str.islower), (0.08, lambda s: not any(c.isalpha() for c in s))):
-        assert np.mean([test(label) for label in labels]) > share
+        assert np.mean([test(label) for label in made]) > share
 
 
 def test_word_list(tmp_path, fonts):
     words = tmp_path / 'list.txt'
     words.write_bytes('﻿Zürich\r\nabcde\r\n\ntwo words\n'.encode() + b'x' * 40 + b'\n\xff\xfe\n')
-    assert word_labels.read_words(words) == (['abcde'], 4)
-    labels = [label for label, _ in run(tmp_path / 'out', fonts, '--count', 40, '--words', words)]
-    assert sum(label.lower() == 'abcde' for label in labels) > 10
+    assert labels.read_words(words) == (['abcde'], 4)
+    drawn = [label for label, _ in run(tmp_path / 'out', fonts, '--count', 40, '--words', words)]
+    assert sum(label.lower() == 'abcde' for label in drawn) > 10
     words.write_text('Zürich\n')
     with pytest.raises(SystemExit, match='list.txt.*--words'):
         run(tmp_path / 'none', fonts, '--words', words)
@@ -124,7 +126,7 @@ def test_word_list(tmp_path, fonts):
 def test_the_label_is_what_is_drawn(monkeypatch):
     """What reaches the canvas is the label, whatever the style: letter by letter when spaced."""
     drawn = []
-    text = word_styles.letter.__globals__['ImageDraw'].ImageDraw.text
+    text = styles.letter.__globals__['ImageDraw'].ImageDraw.text
     monkeypatch.setattr('PIL.ImageDraw.ImageDraw.text',
                         lambda self, xy, chars, **style: (drawn.append(chars), text(self, xy, chars, **style))[1])
     caps = Font('caps', None, 0, LETTERS + '-', 'upper')
@@ -139,10 +141,10 @@ def test_the_label_is_what_is_drawn(monkeypatch):
 
 def test_fonts_are_checked(tmp_path):
     def check(name, redraw=str):
-        return word_fonts.check_font(write_font(tmp_path / f'{name}.ttf', redraw))
+        return font_tools.check_font(write_font(tmp_path / f'{name}.ttf', redraw))
 
     font, reason, _ = check('good')
-    assert reason is None and font.chars == word_fonts.LETTERS + ''.join(sorted(PRINTABLE[62:])) and font.case == ''
+    assert reason is None and font.chars == font_tools.LETTERS + ''.join(sorted(PRINTABLE[62:])) and font.case == ''
     assert check('lacking', swap(q=''))[:2] == (None, 'glyphs missing')
     assert check('same', swap(q='p'))[1] == 'letters that look the same'
     shifted = dict(zip(LETTERS, LETTERS[7:] + LETTERS[:7]))
@@ -156,28 +158,28 @@ def test_fonts_are_checked(tmp_path):
 
 
 def check_file(path):
-    return word_fonts.check_font(('', str(path), 0))[1]
+    return font_tools.check_font(('', str(path), 0))[1]
 
 
 def test_system_fonts_that_people_cannot_read_are_rejected():
-    symbols = [c for c in word_fonts.list_fonts() if c[0] in ('D050000L', 'OpenSymbol', 'Standard Symbols PS')]
+    symbols = [c for c in font_tools.list_fonts() if c[0] in ('D050000L', 'OpenSymbol', 'Standard Symbols PS')]
     if not symbols:
         pytest.skip('no symbol font here')
-    assert all(word_fonts.check_font(candidate)[0] is None for candidate in symbols)
+    assert all(font_tools.check_font(candidate)[0] is None for candidate in symbols)
 
 
 def test_doubles_and_splits(fonts, tmp_path):
-    families, skipped = word_fonts.choose_fonts(word_fonts.list_fonts(fonts))
+    families, skipped = font_tools.choose_fonts(font_tools.list_fonts(fonts))
     assert [len(styles) for styles in families.values()] == [1] and skipped == {'glyphs missing': 1}
     path = str(fonts / 'good.ttf')
-    _, skipped = word_fonts.choose_fonts([('One', path, 0), ('Two', path, 0)])
+    _, skipped = font_tools.choose_fonts([('One', path, 0), ('Two', path, 0)])
     assert skipped == {'same letters as another font': 1}
     names = [f'Family {i}' for i in range(500)]
-    assert 25 < sum(map(word_fonts.is_val_family, names)) < 80
-    assert word_fonts.is_val_family('Lato Light') == word_fonts.is_val_family('Lato') and \
-        word_fonts.family_key('Roboto Condensed Extra Bold') == 'roboto'
-    for name in (next(filter(word_fonts.is_val_family, names)), 'Family 0'):
-        chosen = [bool(word_fonts.choose_fonts([(name, path, 0)], split)[0]) for split in ('val', 'train', 'all')]
+    assert 25 < sum(map(font_tools.is_val_family, names)) < 80
+    assert font_tools.is_val_family('Lato Light') == font_tools.is_val_family('Lato') and \
+        font_tools.family_key('Roboto Condensed Extra Bold') == 'roboto'
+    for name in (next(filter(font_tools.is_val_family, names)), 'Family 0'):
+        chosen = [bool(font_tools.choose_fonts([(name, path, 0)], split)[0]) for split in ('val', 'train', 'all')]
         assert chosen == [name != 'Family 0', name == 'Family 0', True]
 
 
@@ -201,15 +203,15 @@ def test_long_words_on_any_photo(photos):
     loaded, _ = render_words.load_photos([str(photos)], 1)
     font = Font('own', None, 0, PRINTABLE, '')
     for seed in range(40):
-        image = word_styles.render('W' * 20, font, np.random.default_rng(seed), 64, loaded)
+        image = styles.render('W' * 20, font, np.random.default_rng(seed), 64, loaded)
         assert 64 <= image.height <= 96 and image.width <= 14 * image.height
-        assert word_styles.render('.', font, np.random.default_rng(seed), 64, loaded).width >= 21
+        assert styles.render('.', font, np.random.default_rng(seed), 64, loaded).width >= 21
 
 
 def test_a_cut_of_any_shape_fits_the_photo():
     photo, rng = Image.new('RGB', (641, 213)), np.random.default_rng(0)
     for width in range(20, 1400, 7):
-        assert word_styles.cut(photo, width, 66, rng).size == (width, 66)
+        assert styles.cut(photo, width, 66, rng).size == (width, 66)
 
 
 def test_letters_stand_out():
@@ -217,7 +219,7 @@ def test_letters_stand_out():
     font = Font('own', None, 0, PRINTABLE, '')
     gaps = []
     for seed in range(40):
-        image = np.asarray(word_styles.render('HOUSE', font, np.random.default_rng(seed), 64).convert('L'), float)
+        image = np.asarray(styles.render('HOUSE', font, np.random.default_rng(seed), 64).convert('L'), float)
         low, high = np.percentile(image[10:-10], (5, 95))
         gaps.append(high - low)
     assert min(gaps) > 20
@@ -245,7 +247,7 @@ def test_existing_set_needs_force(tmp_path, fonts, capsys):
 def test_nothing_is_left_after_a_failure(tmp_path, fonts, monkeypatch):
     old = run(tmp_path / 'words', fonts, '--count', 2)
     kept = sorted(os.listdir(tmp_path))
-    monkeypatch.setattr(word_styles, 'encode', lambda image, rng: 1 / 0)
+    monkeypatch.setattr(styles, 'encode', lambda image, rng: 1 / 0)
     for workers in (1, 2):
         with pytest.raises(ZeroDivisionError):
             run(tmp_path / 'words', fonts, '--count', 40, '--force', '--workers', workers)

@@ -14,8 +14,8 @@ import torch
 from conftest import word_records, write_lmdb
 
 import main
-from lib import checkpoint
-from lib.checkpoint import load_checkpoint
+from lib.runtime import checkpoint
+from lib.runtime.checkpoint import load_checkpoint
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
 TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2',

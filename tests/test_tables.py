@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from lib.evaluators import Reading
-from lib.tables import markdown, save_tables, summarize
+from lib.inference.evaluators import Reading
+from lib.inference.tables import markdown, save_tables, summarize
 
 READINGS = [Reading('ic13', 'original', i, 'a', 'none', s, -1.0) for i, s in enumerate('aab')]
 READINGS += [Reading('ic13', '32x8', i, 'a', 'textsr', s, -1.5, 20.0 + i, 0.5) for i, s in enumerate('abb')]

@@ -4,11 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.distributed import autocast
 from lib.imaging import quantize, resize, to_pil, to_tensor
-from lib.metrics import psnr, ssim
-from lib.models.generator import Generator
-from lib.tiling import (
+from lib.inference.tiling import (
     BICUBIC_RADIUS,
     batches,
     enlarge_by_bicubic,
@@ -20,6 +17,9 @@ from lib.tiling import (
     receptive_radius,
     spans,
 )
+from lib.metrics import psnr, ssim
+from lib.models.generator import Generator
+from lib.runtime.distributed import autocast
 
 
 def random_generator(scale=4, blocks=2, maps=8, seed=0):
@@ -134,7 +134,7 @@ def test_a_batch_of_unlike_sizes_equals_one_by_one(scale):
 
 
 def test_a_batch_of_equal_sizes_is_not_masked(monkeypatch):
-    monkeypatch.setattr('lib.tiling._inputs_masked', None)
+    monkeypatch.setattr('lib.inference.tiling._inputs_masked', None)
     generator = random_generator()
     results = enlarge_together(generator, [torch.rand(3, 4, 6)] * 3)
     assert [tuple(result.shape) for result in results] == [(3, 16, 24)] * 3
@@ -159,7 +159,7 @@ def test_one_by_one_is_a_batch_size_of_one():
 
 @pytest.mark.parametrize('amp', ['off', 'bf16'])
 def test_images_small_and_large_come_out_as_alone(monkeypatch, amp):
-    monkeypatch.setattr('lib.tiling.TILE', 24)
+    monkeypatch.setattr('lib.inference.tiling.TILE', 24)
     generator = random_generator()
     images = [torch.rand(3, 8, 20), torch.rand(3, 60, 26), torch.rand(3, 7, 19)]
     precisions = set()
@@ -178,7 +178,7 @@ def test_images_small_and_large_come_out_as_alone(monkeypatch, amp):
 @pytest.mark.parametrize('size', [(40, 30), (40, 11), (40, 10), (3, 1), (7, 200)])
 @pytest.mark.parametrize('strip', [1, 300, 10 ** 6])
 def test_measuring_in_strips_changes_nothing(monkeypatch, size, strip):
-    monkeypatch.setattr('lib.tiling.STRIP_PIXELS', strip)
+    monkeypatch.setattr('lib.inference.tiling.STRIP_PIXELS', strip)
     torch.manual_seed(0)
     sr, hr = (to_pil(torch.rand(3, size[1], size[0])) for _ in range(2))
     whole = to_tensor(sr)[None], to_tensor(hr)[None]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.checkpoint import load_aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
+from lib.runtime.checkpoint import load_aster
 from lib.trainers import (
     NonFiniteLoss,
     RecognizerTrainer,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from utils.word_lists import open_list
+from lib.wordsets.word_lists import open_list
 
 PLAIN = ['Hello', 'a,b', "it's", '$10.00', 'É', '"', 'x"y', '\\', 'a.jpg', '-']
 

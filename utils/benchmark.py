@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 import convert
 import main as training
-from lib import distributed
-from lib.checkpoint import load_aster
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, collate
@@ -37,8 +38,10 @@ from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
 from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
+from lib.runtime import distributed
+from lib.runtime.checkpoint import load_aster
+from lib.training_cost import estimate
 from lib.vocabulary import vocabulary_of
-from utils.training_cost import estimate
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share', 'estimate')
 

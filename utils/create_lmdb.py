@@ -24,12 +24,11 @@ import lmdb
 from PIL import Image
 from tqdm import tqdm
 
-try:
-    from utils.lmdb_writer import LmdbWriter
-    from utils.word_lists import find_image, open_list
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    from lmdb_writer import LmdbWriter
-    from word_lists import find_image, open_list
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.wordsets.lmdb_writer import LmdbWriter
+from lib.wordsets.word_lists import find_image, open_list
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')  # what other loaders read too; others may run programs
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker

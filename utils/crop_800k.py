@@ -31,10 +31,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-try:
-    from utils.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    from synthtext import crop_image, inner_path, read_gt, words_of, write_beside
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
 
 CHUNK = 64  # images a task: what a worker loses when it is interrupted, and small enough to keep all of them busy
 CROPS, LIST, SKIPPED, RUN = 'syntxt_crop', 'syntax_crop.odgt', 'syntax_crop_skipped.jsonl', 'syntax_crop.run'

@@ -3,11 +3,15 @@
     python3 -m utils.export_weights logs/best.pth weights/textsr.pth
 """
 import argparse
+import os
 import sys
 
 import torch
 
-from lib.checkpoint import load_checkpoint, save_checkpoint
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.runtime.checkpoint import load_checkpoint, save_checkpoint
 
 
 def parse_args(argv=None):

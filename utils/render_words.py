@@ -19,16 +19,13 @@ from itertools import chain
 import numpy as np
 from tqdm import tqdm
 
-try:
-    from utils import word_styles
-    from utils.lmdb_writer import LmdbWriter
-    from utils.word_fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
-    from utils.word_labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    import word_styles
-    from lmdb_writer import LmdbWriter
-    from word_fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
-    from word_labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.wordsets.lmdb_writer import LmdbWriter
+from lib.wordsets.rendering import styles
+from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
+from lib.wordsets.rendering.labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
 
 MAX_PHOTOS = 400
 CHUNK = 32  # records a worker makes at a time
@@ -40,7 +37,7 @@ def load_photos(folders, workers):
                    for name in names if name.lower().endswith(('.jpg', '.jpeg', '.png')))
     step = max(1, len(paths) / MAX_PHOTOS)
     paths = [paths[int(i * step)] for i in range(min(len(paths), MAX_PHOTOS))]
-    photos = list(spread(word_styles.load_photo, paths, workers))
+    photos = list(spread(styles.load_photo, paths, workers))
     return [photo for photo in photos if photo], photos.count(None)
 
 
@@ -64,16 +61,16 @@ def render_record(index, setup):
     label = make_label(setup['words'], rng)
     families = setup['families']
     for _ in range(20):
-        styles = families[rng.integers(len(families))]
-        font = styles[rng.integers(len(styles))]
+        family = families[rng.integers(len(families))]
+        font = family[rng.integers(len(family))]
         if set(label) <= set(font.chars):
             break
     else:
         label = ''.join(c for c in label if c in font.chars) or LETTERS[rng.integers(len(LETTERS))]
     if font.case:
         label = label.upper() if font.case == 'upper' else label.lower()
-    image = word_styles.render(label, font, rng, setup['height'], setup['photos'])
-    return label, word_styles.encode(image, rng)
+    image = styles.render(label, font, rng, setup['height'], setup['photos'])
+    return label, styles.encode(image, rng)
 
 
 def start_worker(setup):
@@ -125,7 +122,7 @@ def parse_args(argv=None):
     parser.add_argument('--height', type=int, default=64,
                         help='least height of a crop in pixels, the greatest is 1.5 times that (default: %(default)s)')
     parser.add_argument('--words', default=DEFAULT_WORDS,
-                        help='word list, one a line (default: words.txt beside this script)')
+                        help='word list, one a line (default: lib/wordsets/rendering/words.txt)')
     parser.add_argument('--font_dir', help='folder of .ttf, .otf, .ttc fonts (default: those that fc-list names)')
     parser.add_argument('--font_split', choices=('all', 'train', 'val'), default='all',
                         help='use all font families, or a fixed nine tenths (train) or the other tenth (val)')

@@ -18,10 +18,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lib.checkpoint import written_beside
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 from lib.imaging import read_image
+from lib.runtime.checkpoint import written_beside
 from lib.vocabulary import normalize
-from utils.word_lists import find_image, open_list
+from lib.wordsets.word_lists import find_image, open_list
 
 NAMED = 5  # skipped entries named for each reason
 

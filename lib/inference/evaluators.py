@@ -4,11 +4,11 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from lib.distributed import gather, rank
-from lib.drawing import Version, compare, stack
 from lib.imaging import quantize, recognizer_input, resize, to_pil
+from lib.inference.drawing import Version, compare, stack
+from lib.inference.tiling import CPU_PIXELS
 from lib.metrics import psnr, ssim
-from lib.tiling import CPU_PIXELS
+from lib.runtime.distributed import gather, rank
 from lib.vocabulary import normalize
 
 ORIGINAL = 'original'  # in the place of a low-resolution size: the picture as it is

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lib.distributed import autocast
 from lib.imaging import resize, to_pil, to_tensor
 from lib.metrics import psnr, ssim
+from lib.runtime.distributed import autocast
 
 TILE = 192  # side of what one tile adds to the result, in low-resolution pixels; bounds the memory of a generator
 CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
@@ -139,7 +139,7 @@ def enlarge_by_generator(generator, images, batch_size, device, amp='off', tick=
     """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1], in an order of its own.
 
     Images up to a tile go in batches of like sizes, larger ones alone. generator: in eval mode, on `device`. amp: see
-    `lib.distributed.autocast`. tick: called after each batch and each tile; what it raises ends the work.
+    `lib.runtime.distributed.autocast`. tick: called after each batch and each tile; what it raises ends the work.
     """
     small = [index for index, image in enumerate(images) if max(image.shape[1:]) <= TILE]
     max_pixels = CPU_PIXELS if device.type == 'cpu' else TILE * TILE

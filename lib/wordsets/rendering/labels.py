@@ -5,10 +5,7 @@ from functools import partial
 
 import numpy as np
 
-try:
-    from utils.word_fonts import PRINTABLE
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    from word_fonts import PRINTABLE
+from lib.wordsets.rendering.fonts import PRINTABLE
 
 DEFAULT_WORDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'words.txt')
 MAX_LENGTH = 20  # characters of a label

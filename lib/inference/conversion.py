@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib import drawing
-from lib.checkpoint import written_beside
 from lib.imaging import RECOGNIZER_SIZE, degrade, quantize, read_image, resize, to_pil, to_tensor
-from lib.tiling import measure
+from lib.inference import drawing
+from lib.inference.tiling import measure
+from lib.runtime.checkpoint import written_beside
 from lib.vocabulary import normalize
 
 ORIGINAL = 'original'

@@ -4,10 +4,7 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-try:
-    from utils.word_fonts import load_font
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    from word_fonts import load_font
+from lib.wordsets.rendering.fonts import load_font
 
 MAX_ASPECT = 14  # width over height of a crop
 

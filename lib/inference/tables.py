@@ -3,8 +3,8 @@ import json
 import math
 from pathlib import Path
 
-from lib.checkpoint import written_beside
 from lib.metrics import finite_mean
+from lib.runtime.checkpoint import written_beside
 
 COMBINED = 'combined'
 

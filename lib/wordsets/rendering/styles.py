@@ -5,10 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-try:
-    from utils.word_shapes import bend, letter, project
-except ImportError:  # run as a script: this folder is on the path, not the project's
-    from word_shapes import bend, letter, project
+from lib.wordsets.rendering.shapes import bend, letter, project
 
 PHOTO_SIZE = 640  # pixels of the longer side that a background photo is reduced to
 
@@ -26,7 +23,7 @@ def render(text, font, rng, height, photos=()):
 
     Args:
         text: the word, of characters that the font has.
-        font: a `word_fonts.Font`.
+        font: a `fonts.Font`.
         rng: numpy Generator, the only source of chance.
         height: least height of the crop in pixels; crops are up to 1.5 times as high.
         photos: background photos as RGB images, from `load_photo`.
