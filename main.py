@@ -47,7 +47,10 @@ def main(argv=None):
             render_words()
         check_sets(args)
         recognizer, vocabulary = build_recognizer(args, device)
-        methods = build_methods(args, device) if args.test else train(args, state, recognizer, vocabulary, device)
+        if args.test:
+            methods = build_methods(args, device)
+        else:
+            methods, recognizer = train(args, state, recognizer, vocabulary, device)
         if args.test_sets:
             test(args, methods, recognizer, vocabulary, device)
         return 0
@@ -154,7 +157,7 @@ def build_generator(args):
 
 def build_trainer(args, recognizer, vocabulary, device, total_steps):
     """The trainer of --arch with its networks on the device, wrapped for several processes."""
-    schedule = cosine_schedule(total_steps, args.warmup)
+    schedule = cosine_schedule(total_steps, args.warmup, args.decay_steps)
 
     def prepare(network):
         network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
@@ -167,7 +170,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
     if args.arch == 'aster':
         recognizer = distributed.wrap(recognizer, device, args.sync_bn)
         updates = {'recognizer': update(recognizer.parameters())}
-        return RecognizerTrainer({'recognizer': recognizer}, updates, device, vocabulary, args.amp)
+        return RecognizerTrainer({'recognizer': recognizer}, updates, device, vocabulary, args.amp, args.ema)
 
     networks = {'generator': prepare(build_generator(args))}
     groups = [{'params': list(networks['generator'].parameters())}]
@@ -180,13 +183,16 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         updates['discriminator'] = update(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
     return SuperResolutionTrainer(networks, updates, device, args.weights, recognizer, vocabulary, vgg, args.amp,
-                                  args.tpl_clip)
+                                  args.tpl_clip, args.ema)
 
 
 # ---------------------------------------------------------------------------------------------------------------- train
 
 def train(args, state, recognizer, vocabulary, device):
-    """Train until --epochs or --max_steps, from a checkpoint's `state` or from the start; returns methods to test."""
+    """Train until --epochs or --max_steps, from a checkpoint's `state` or from the start.
+
+    Returns what to test: methods, as `build_methods` does, and the recognizer.
+    """
     characters = vocabulary.characters + vocabulary.characters.upper()  # LOWERCASE takes capitals too
     records = LmdbDataset(args.train_data_dir, args.max_len, characters)
     if args.arch == 'aster':
@@ -215,7 +221,9 @@ def train(args, state, recognizer, vocabulary, device):
                 f'{sampler.step_size} a step, {total_steps} steps on {device}')
     methods = {'bicubic': bicubic_enlarger(args.ds_scale)}
     if args.arch != 'aster':
-        methods[args.arch] = generator_enlarger(distributed.unwrap(trainer.generator), device)
+        methods[args.arch] = generator_enlarger(trainer.network('generator'), device)
+    if 'recognizer' in trainer.networks:  # its average, where there is one
+        recognizer = trainer.network('recognizer')
 
     reported = set()
     with Interruption() as interruption:
@@ -244,7 +252,7 @@ def train(args, state, recognizer, vocabulary, device):
             if distributed.any_process(interruption.signal, device):
                 raise Interrupted(interruption.signal or signal.SIGTERM)
     log.message(f'done: {Path(args.logs_dir) / "last.pth"}')
-    return methods
+    return methods, recognizer
 
 
 def train_one_epoch(args, trainer, samples, sampler, progress, total_steps, log, interruption, reported):
@@ -310,7 +318,7 @@ def validate(args, methods, recognizer, vocabulary, device, log, iteration):
 
 def save_run(args, trainer, progress, name):
     """Save all that a run needs to go on, from rank 0; every process calls this at the same step."""
-    for network in trainer.networks.values():
+    for network in (*trainer.networks.values(), *trainer.averages.values()):
         distributed.average_buffers(network)
     unreadable = sum(distributed.gather([progress['unreadable']]))
     progress['unreadable'] = unreadable if distributed.rank() == 0 else 0

@@ -82,6 +82,11 @@ def build_parser():
     optimization.add_argument('--lr', type=float, help='learning rate; none: 1e-4, with --arch aster 3e-4')
     optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
     optimization.add_argument('--warmup', type=int, default=100, help='steps of rising learning rate, then a cosine')
+    optimization.add_argument('--decay_steps', type=int, default=0,
+                              help='steps of the cosine, the last ones; 0: all but the warm-up')
+    optimization.add_argument('--ema', type=float, default=0.0,
+                              help='decay a step of a moving average of the weights, such as 0.999, which is what is '
+                                   'validated, exported and used of a checkpoint; 0: none')
     optimization.add_argument('--grad_clip', type=float, default=0.0, help='largest norm of a gradient; 0: no limit')
     optimization.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto',
                               help='mixed precision in training; auto: bf16 where the device has units for it')
@@ -135,12 +140,13 @@ def parse_args(argv=None):
                  'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
         require(value is None or value > 0, f'--{name} {value}: must be above zero')
-    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'grad_clip', 'tpl_clip', 'aster_lr', 'seed',
-                 *(f'{term}_weight' for term in TERMS)):
+    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'aster_lr',
+                 'seed', *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
     require(0 <= (args.augmentation or 0) <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
+    require(0 <= args.ema < 1, f'--ema {args.ema}: must lie in 0 to 1, without 1')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
         require(getattr(args, name) % args.ds_scale == 0,

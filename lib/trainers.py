@@ -4,6 +4,7 @@ import math
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
@@ -16,12 +17,17 @@ class NonFiniteLoss(FloatingPointError):
     """A loss that became NaN or infinite; its text names the term."""
 
 
-def cosine_schedule(total_steps, warmup):
-    """Factor of the learning rate at a step: linear from 0 over `warmup` steps, then half a cosine down to 0.01."""
+def cosine_schedule(total_steps, warmup, decay_steps=0):
+    """Factor of the learning rate at a step: linear from 0 over `warmup` steps, 1, then half a cosine down to 0.01.
+
+    The cosine takes the last `decay_steps` steps of total_steps, 0 for all behind the warm-up.
+    """
+    start = max(warmup, total_steps - decay_steps if decay_steps else warmup)
+
     def factor(step):
         if step < warmup:
             return (step + 1) / warmup
-        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        done = min(1.0, max(0, step - start) / max(1, total_steps - start))
         return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
     return factor
 
@@ -81,32 +87,63 @@ class Update:
 
 
 class Trainer:
-    """What both kinds share: networks and updates by name, and their state."""
+    """What both kinds share: networks and updates by name, and their state.
 
-    def __init__(self, networks, updates, device, amp='off'):
+    ema: decay of the exponential moving average of the weights and batch norm statistics of every network but the
+    discriminator; 0 for none. The average is what is validated, saved under the network's name and exported.
+    """
+
+    def __init__(self, networks, updates, device, amp='off', ema=0.0):
         self.networks, self.updates, self.device, self.amp = networks, updates, device, amp
+        self.averages = {name: moving_average(unwrap(network), ema) for name, network in networks.items()
+                         if ema and name != 'discriminator'}
 
     def autocast(self):
         return autocast(self.amp, self.device)
 
+    def network(self, name):
+        """The network to validate and to use afterwards: its moving average where there is one, unwrapped."""
+        return self.averages[name].module if name in self.averages else unwrap(self.networks[name])
+
+    def update_averages(self):
+        """Call after each optimizer step."""
+        for name, average in self.averages.items():
+            average.update_parameters(unwrap(self.networks[name]))
+
     def state_dict(self):
-        """Weights of the networks by name (as a checkpoint has them) and the updates under 'updates'."""
-        return {**{name: unwrap(network).state_dict() for name, network in self.networks.items()},
+        """Weights to use of the networks by name, as a checkpoint has them, and the updates under 'updates'.
+
+        Where these are averages, the weights that training goes on from are under 'NAME_raw'.
+        """
+        return {**{name: self.network(name).state_dict() for name in self.networks},
+                **{f'{name}_raw': unwrap(self.networks[name]).state_dict() for name in self.averages},
                 'updates': {name: update.state_dict() for name, update in self.updates.items()}}
 
     def load_state_dict(self, state):
-        """ValueError where the state is of another kind of run or of networks of another size."""
+        """ValueError where the state is of another kind of run or of networks of another size.
+
+        A state without averages starts them from its weights; one with averages goes on without them too.
+        """
         missing = [name for name in (*self.networks, 'updates') if name not in state]
         if missing or set(state['updates']) != set(self.updates):
             raise ValueError(f'of another kind of run: it trains {", ".join(state.get("updates", {})) or "nothing"}, '
                              f'this run {", ".join(self.updates)}')
         for name, network in self.networks.items():
             try:
-                unwrap(network).load_state_dict(state[name])
+                unwrap(network).load_state_dict(state.get(f'{name}_raw', state[name]))
+                if name in self.averages:
+                    self.network(name).load_state_dict(state[name])
             except RuntimeError as error:
                 raise ValueError(f'its {name} does not fit: {str(error).splitlines()[1].strip()}') from error
         for name, update in self.updates.items():
             update.load_state_dict(state['updates'][name])
+
+
+def moving_average(network, decay):
+    """An AveragedModel that starts as a copy of the network, batch norm statistics included."""
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average.n_averaged += 1  # the copy counts; from 0 on, the first step would take its place
+    return average.requires_grad_(False)
 
 
 class SuperResolutionTrainer(Trainer):
@@ -118,8 +155,8 @@ class SuperResolutionTrainer(Trainer):
     """
 
     def __init__(self, networks, updates, device, weights, judge=None, vocabulary=None, vgg=None, amp='off',
-                 tpl_clip=0.0):
-        super().__init__(networks, updates, device, amp)
+                 tpl_clip=0.0, ema=0.0):
+        super().__init__(networks, updates, device, amp, ema)
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
         self.judge, self.vocabulary, self.vgg, self.tpl_clip = judge, vocabulary, vgg, tpl_clip
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
@@ -146,6 +183,7 @@ class SuperResolutionTrainer(Trainer):
             _, values = weighted_total({'discriminator': loss}, {'discriminator': 1})
             self.updates['discriminator'].step(loss)
             numbers.update(values)
+        self.update_averages()
         return numbers
 
     def discriminate(self, images):
@@ -175,8 +213,8 @@ class SuperResolutionTrainer(Trainer):
 class RecognizerTrainer(Trainer):
     """Trains the recognizer with teacher forcing. networks and updates hold 'recognizer'."""
 
-    def __init__(self, networks, updates, device, vocabulary, amp='off'):
-        super().__init__(networks, updates, device, amp)
+    def __init__(self, networks, updates, device, vocabulary, amp='off', ema=0.0):
+        super().__init__(networks, updates, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
 
     def step(self, batch):
@@ -188,7 +226,9 @@ class RecognizerTrainer(Trainer):
             logits = self.recognizer(images, targets)
         loss = sequence_cross_entropy(logits, targets, self.vocabulary.padding)
         _, values = weighted_total({'recognition': loss}, {'recognition': 1})
-        return {'total': values['recognition'], 'gradient': self.updates['recognizer'].step(loss)}
+        norm = self.updates['recognizer'].step(loss)
+        self.update_averages()
+        return {'total': values['recognition'], 'gradient': norm}
 
 
 def weighted_total(terms, weights):

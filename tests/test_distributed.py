@@ -111,7 +111,8 @@ def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path, tiny_lmdb
     assert first['epoch'] == 2 and first['position'] == 0
 
 
-@pytest.mark.parametrize('flags', ['--arch srresnet', '--arch aster', '--arch textsr --finetune_aster'])
+@pytest.mark.parametrize('flags', ['--arch srresnet --ema 0.9', '--arch aster', '--arch aster --ema 0.9',
+                                   '--arch textsr --finetune_aster'])
 def test_processes_end_with_equal_networks(tmp_path, tiny_lmdb, tiny_aster, flags):
     words = tiny_lmdb()
     argv = ['--train_data_dir', words, '--aster_path', tiny_aster, '--epochs', '1', '--batch_size', '2',

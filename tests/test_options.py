@@ -22,7 +22,7 @@ BAD_FLAGS = [
     '--disc_maps=0', '--save_every=0', '--tpl_weight=-1', '--tpl_weight=inf', '--vgg_weight=nan', '--augmentation=1.5',
     '--amp=fp8', '--augmentation=-1', '--degradation=jpeg', '--arch=edsr', '--voc_type=DIGITS', '--beam_width=0',
     '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8', '--content_weight=0',
-    '--heigth=32',
+    '--heigth=32', '--ema=1', '--ema=-0.1', '--ema=nan', '--decay_steps=-1',
     '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--aster_path=none', '--test',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',

@@ -40,7 +40,7 @@ def batch():
 @pytest.fixture
 def build(tiny_aster):
     """build(weights, finetune=False) -> a trainer with new networks, always the same."""
-    def make(weights, finetune=False, **flags):
+    def make(weights, finetune=False, ema=0.0, **flags):
         torch.manual_seed(0)
         generator, judge = Generator(2, 1, 8), load_aster(tiny_aster).freeze().requires_grad_(finetune)
         with torch.no_grad():  # random ones pass the gradient on, those of a new recognizer hold it back
@@ -53,7 +53,7 @@ def build(tiny_aster):
             networks['discriminator'] = Discriminator(4)
             updates['discriminator'] = update_of(networks['discriminator'])
         return SuperResolutionTrainer(networks, updates, CPU, weights, judge, Vocabulary(), vgg=F.l1_loss,  # a stand-in
-                                      tpl_clip=1.0)
+                                      tpl_clip=1.0, ema=ema)
     return make
 
 
@@ -226,6 +226,12 @@ def test_cosine_schedule():
     assert cosine_schedule(10, 0)(0) == 1
 
 
+def test_cosine_schedule_of_the_last_steps():
+    factor = cosine_schedule(total_steps=110, warmup=10, decay_steps=40)
+    assert [factor(step) for step in (4, 9, 10, 70, 90, 110)] == pytest.approx([0.5, 1, 1, 1, 0.505, 0.01])
+    assert cosine_schedule(20, 10, 100)(10) == 1  # decays not before the warm-up is over
+
+
 def test_an_update_follows_its_schedule_and_jumps_to_a_step():
     network = nn.Linear(1, 1)
     update = update_of(network, lr=2.0, schedule=lambda step: 1 / (1 + step))
@@ -251,6 +257,37 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(build, batch):
     assert resumed.step(batch) == whole.step(batch)
     for name, network in resumed.networks.items():
         assert changed(network, copy_of(whole.networks[name])) == []
+
+
+def test_the_average_of_the_weights_follows_them_and_is_what_is_kept(build, batch):
+    trainer = build({'content': 1.0, 'adversarial': 1e-3}, ema=0.75, lr=1e-2)
+    expected = copy_of(trainer.generator)
+    for _ in range(3):
+        trainer.step(batch)
+        for name, value in trainer.generator.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = 0.75 * expected[name] + 0.25 * value
+    state = trainer.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(state['generator'][name], value)
+    assert changed(trainer.generator, state['generator_raw']) == []
+    assert set(changed(trainer.generator, state['generator'])) > {'head.0.weight', 'tail.weight'}
+    assert any('running_mean' in name for name in changed(trainer.generator, state['generator']))
+    assert 'discriminator_raw' not in state and trainer.network('discriminator') is trainer.discriminator
+
+
+@pytest.mark.parametrize('before, after', [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+def test_averages_can_be_begun_and_left_off(build, batch, before, after):
+    first = build({'content': 1.0}, ema=before)
+    first.step(batch)
+    state = copy.deepcopy(first.state_dict())
+    second = build({'content': 1.0}, ema=after)
+    second.load_state_dict(state)
+    assert changed(second.generator, copy_of(first.generator)) == []  # training goes on from the same weights
+    kept = second.network('generator')
+    assert changed(kept, state['generator' if after else 'generator_raw']) == []
+    second.step(batch)
+    assert bool(changed(kept, copy_of(second.generator))) == bool(after)
 
 
 def test_a_state_of_another_kind_or_size_is_refused(build):
