@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lib.vocabulary import VOCABULARIES
 
-ASTER_PATH = 'weights/aster_half.pth'
-GENERATOR_PATHS = {'srgan': 'weights/srgan.pth', 'textsr': 'weights/textsr.pth'}
+WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'  # beside the scripts, wherever they are run from
+ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
+GENERATOR_PATHS = {'srgan': str(WEIGHTS / 'srgan.pth'), 'textsr': str(WEIGHTS / 'textsr.pth')}
 # Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss, whose gradient --tpl_clip limits,
 # by a sweep on validation words (README).
 LOSS_WEIGHTS = {
@@ -17,7 +18,7 @@ LOSS_WEIGHTS = {
 }
 LEARNING_RATES = {'aster': 3e-4}
 AUGMENTATIONS = {'aster': 0.5}
-SRRESNET_PATH = 'weights/srresnet.pth'
+SRRESNET_PATH = str(WEIGHTS / 'srresnet.pth')
 # Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run,
 # which goes on from the generator of the content loss.
 DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}
