@@ -159,12 +159,6 @@ def test_bad_images_are_named(tmp_path, capsys, name):
     assert contents['num-samples'] == b'2' and contents['label-000000002'] == b'b'
 
 
-@pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'])
-def test_modes_of_image(tmp_path, mode):
-    data = encode(9, 9, 'TIFF' if mode == 'CMYK' else 'PNG', mode)
-    assert create_lmdb.image_size(data) == (9, 9)
-
-
 def test_missing_and_special_files(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(create_lmdb, 'MAX_BYTES', 1 << 20)
     os.mkfifo(tmp_path / 'pipe.png')
@@ -381,12 +375,3 @@ def test_check_of_a_folder_without_a_set(tmp_path, capsys, files):
     assert create_lmdb.main(['--check', str(tmp_path)]) == 1
     assert 'cannot be read' in capsys.readouterr().out
     assert os.listdir(tmp_path) == files
-
-
-def test_real_words(tmp_path, capsys):
-    real = ROOT.parent / 'shared' / 'data' / 'real' / 'cute80_288'
-    if not real.is_dir():
-        pytest.skip('needs real word images beside the project')
-    assert build('--input', real, '--output', tmp_path / 'set') == 0
-    assert '288 written, 0 skipped' in capsys.readouterr().out
-    assert create_lmdb.main(['--check', str(tmp_path / 'set')]) == 0

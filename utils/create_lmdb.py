@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
-from io import BytesIO
 from itertools import islice
 from multiprocessing import parent_process
 
@@ -27,10 +26,10 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.wordsets.image_check import image_size
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.word_lists import find_image, open_list
 
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')  # what other loaders read too; others may run programs
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
 CHUNK = 32  # entries that go to a worker at once
 NAMED = 5  # skipped entries named for each reason
@@ -67,25 +66,6 @@ def parse_args(argv=None):
     if not args.check and not os.path.exists(args.input):
         parser.error(f'--input {args.input} does not exist; run utils/crop_800k.py first or name another list')
     return args
-
-
-def image_size(data):
-    """Decodes an image file completely and returns the (width, height) it is shown with.
-
-    Raises:
-        ValueError: not an image, damaged, or of more pixels than Pillow takes for harmless; the text says which.
-    """
-    if not data:
-        raise ValueError('empty file')
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-    except Exception as error:  # the decoders raise nearly every kind on damaged files
-        text = ' '.join(str(error).split()) if 'BytesIO' not in str(error) else 'not an image'
-        raise ValueError(text or type(error).__name__) from error
-    return (height, width) if turned else (width, height)
 
 
 def load_entry(entry, folders, min_width, min_height):
