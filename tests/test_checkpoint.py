@@ -3,6 +3,7 @@ import os
 import pickle
 import resource
 import signal
+import tarfile
 
 import numpy as np
 import pytest
@@ -184,6 +185,20 @@ def test_object_scalars_are_refused(tmp_path):
     with pytest.raises(ValueError, match='evil.pth'):
         load_checkpoint(tmp_path / 'evil.pth')
     assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('kind', ['tar', 'TorchScript'])
+def test_archives_that_weights_only_did_not_guard_are_refused(tmp_path, kind):
+    path = tmp_path / 'evil.pth'
+    if kind == 'tar':
+        with tarfile.open(path, 'w') as archive:
+            for name in ('sys_info', 'pickle', 'tensors', 'storages'):
+                archive.addfile(tarfile.TarInfo(name))
+    else:
+        module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+        torch.jit.save(module, str(path))
+    with pytest.raises(ValueError, match='evil.pth: refused: a TorchScript or tar archive'):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize('key', ['state_dict', 'generator', None])

@@ -1,9 +1,12 @@
 """Files of weights: written whole or not at all, read without running anything they hold."""
+import codecs
 import contextlib
 import io
 import os
 import pickle
+import tarfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +91,9 @@ def _readable_beside(path):
 def _read(path):
     """The dict in a file and None, or None and what is wrong with the file."""
     try:
-        allowed = [(kind, name) for name, kind in NUMPY_SCALARS.items()]
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        if _is_archive(path):
+            return None, 'refused: a TorchScript or tar archive, which can hold code that loading would run'
+        with _numpy_scalars_allowed(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # foreign pickles may be of other protocols
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
@@ -97,6 +101,45 @@ def _read(path):
     except Exception as error:  # what torch raises at a damaged file is not limited to a few kinds
         return None, f'not a whole checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})'
     return (content, None) if isinstance(content, dict) else (None, f'holds a {type(content).__name__}, not a dict')
+
+
+def _is_archive(path):
+    """Whether torch before 2.6 would load the file in a way that `weights_only` does not guard (CVE-2025-32434)."""
+    if not zipfile.is_zipfile(path):
+        return tarfile.is_tarfile(path)
+    return torch.serialization._is_torchscript_zip(torch._C.PyTorchFileReader(str(path)))
+
+
+@contextlib.contextmanager
+def _numpy_scalars_allowed():
+    """While entered, `weights_only` loading takes the types of NUMPY_SCALARS too."""
+    if torch.__version__ >= (2, 6):
+        with torch.serialization.safe_globals([(kind, name) for name, kind in NUMPY_SCALARS.items()]):
+            yield
+        return
+    unpickler = torch._weights_only_unpickler  # it takes no names from outside: put them among its own
+    own = unpickler._get_allowed_globals
+    scalars = {name: _scalar if name.endswith('scalar') else _dtype for name in NUMPY_SCALARS}
+    allowed = {**own(), '_codecs.encode': codecs.encode, **scalars}
+    unpickler._get_allowed_globals = lambda: allowed
+    try:
+        yield
+    finally:
+        unpickler._get_allowed_globals = own
+
+
+def _dtype(*args):
+    """A numpy type of numbers, in a parameter: an old unpickler gives a state to nothing else."""
+    kind = np.dtype(*args)
+    if kind.kind not in 'biuf':
+        raise pickle.UnpicklingError(f'{kind} is no type of numbers')
+    box = torch.nn.Parameter(torch.empty(0))
+    box.kind, box.__setstate__ = kind, kind.__setstate__
+    return box
+
+
+def _scalar(box, data):
+    return _SCALAR(box.kind, data)
 
 
 def _load_model(path, keys, build):
