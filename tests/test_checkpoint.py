@@ -4,6 +4,7 @@ import pickle
 import resource
 import signal
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -160,7 +161,6 @@ def test_numpy_scalars_of_released_recognizers(tmp_path, zipped, module):
     named = b'c' + module + b'\nscalar\n'
     assert own in raw
     if zipped and len(own) != len(named):  # a zip file cannot be patched in place: build it anew
-        import zipfile
         patched = io.BytesIO()
         with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(patched, 'w') as new:
             for name in old.namelist():
@@ -195,14 +195,15 @@ def test_archives_that_weights_only_did_not_guard_are_refused(tmp_path, kind):
             for name in ('sys_info', 'pickle', 'tensors', 'storages'):
                 archive.addfile(tarfile.TarInfo(name))
     else:
-        module = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))
-        torch.jit.save(module, str(path))
+        torch.save({}, path)
+        with zipfile.ZipFile(path, 'a') as archive:
+            archive.writestr('evil/constants.pkl', pickle.dumps({}))
     with pytest.raises(ValueError, match='evil.pth: refused: a TorchScript or tar archive'):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize('key', ['state_dict', 'generator', None])
-@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('key', ['state_dict', 'generator', 'params_ema', 'model', None])
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'model.', 'module._orig_mod.generator.'])
 def test_generators_by_any_name(tmp_path, key, prefix):
     weights = Generator(2, 1, 4).state_dict()
     named = {prefix + name: value for name, value in weights.items()}

@@ -75,11 +75,15 @@ def generator_from_state_dict(state_dict):
     Half precision becomes float32, a `module.` prefix is dropped. ValueError, in one line, where it does not fit.
     """
     tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    if 'tail.weight' not in tensors:
+        raise ValueError(f'not the state dict of a generator: it has no tail.weight, but '
+                         f'{", ".join(map(str, list(tensors)[:3])) or "nothing"}{", ..." if len(tensors) > 3 else ""}')
     try:
         stages = {name.split('.')[1] for name in tensors if name.startswith('upsample.')}
         blocks = {name.split('.')[1] for name in tensors if name.startswith('body.') and '.body.' in name}
         model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1])
         model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f'not the state dict of a generator: {str(error).splitlines()[0]}') from error
+        misfit = ' '.join(str(error).split()).rpartition('Generator: ')[2][:200]  # after torch's own heading
+        raise ValueError(f'not the state dict of a generator: {misfit}') from error
     return model

@@ -23,6 +23,11 @@ NUMPY_SCALARS = {'numpy.core.multiarray.scalar': _SCALAR, 'numpy._core.multiarra
 NUMPY_SCALARS.update({f'numpy.dtypes.{kind.__name__}': kind for kind in
                       {type(np.dtype(name)) for name in ('float16', 'float32', 'float64', 'int32', 'int64', 'bool')}})
 
+REFUSED_ARCHIVE = 'refused: a TorchScript or tar archive, which can hold code that loading would run'
+# Where other projects keep weights in a file, and a name that each network has: what stands before it is a prefix.
+KEYS = ('params_ema', 'state_dict_ema', 'params', 'state_dict', 'model_state_dict', 'model')
+ANCHORS = {'generator': 'tail.weight', 'recognizer': 'decoder.decoder.fc.weight'}
+
 
 @contextlib.contextmanager
 def written_beside(path, flush=True):
@@ -91,20 +96,22 @@ def _readable_beside(path):
 def _read(path):
     """The dict in a file and None, or None and what is wrong with the file."""
     try:
-        if _is_archive(path):
-            return None, 'refused: a TorchScript or tar archive, which can hold code that loading would run'
+        if torch.__version__ < (2, 6) and _is_archive(path):
+            return None, REFUSED_ARCHIVE
         with _numpy_scalars_allowed(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # foreign pickles may be of other protocols
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         return None, 'refused: it is no checkpoint of tensors and plain values, or it holds code that loading would run'
     except Exception as error:  # what torch raises at a damaged file is not limited to a few kinds
+        if 'weights_only' in str(error):  # torch advises to load it without the guard
+            return None, REFUSED_ARCHIVE
         return None, f'not a whole checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})'
     return (content, None) if isinstance(content, dict) else (None, f'holds a {type(content).__name__}, not a dict')
 
 
 def _is_archive(path):
-    """Whether torch before 2.6 would load the file in a way that `weights_only` does not guard (CVE-2025-32434)."""
+    """Whether the file is of a kind that `weights_only` does not guard before torch 2.6 (CVE-2025-32434)."""
     if not zipfile.is_zipfile(path):
         return tarfile.is_tarfile(path)
     return torch.serialization._is_torchscript_zip(torch._C.PyTorchFileReader(str(path)))
@@ -142,22 +149,36 @@ def _scalar(box, data):
     return _SCALAR(box.kind, data)
 
 
-def _load_model(path, keys, build):
+def _state_dict(content, network):
+    """The state dict of a network in what a file holds, under whatever key and prefix; ValueError where in several."""
+    state_dict = next((content[key] for key in (network, *KEYS) if isinstance(content.get(key), dict)), content)
+    if not all(isinstance(name, str) for name in state_dict):
+        raise ValueError('not the state dict of a network: it has names that are no strings')
+    anchor = ANCHORS[network]
+    prefixes = [name[:-len(anchor)] for name in state_dict if name == anchor or name.endswith('.' + anchor)]
+    if len(prefixes) > 1:
+        raise ValueError(f'holds {len(prefixes)} networks, with names that begin with {", ".join(map(repr, prefixes))}; '
+                         'save the one that is meant')
+    prefix = prefixes[0] if prefixes else ''
+    return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def _load_model(path, network, build):
     content = load_checkpoint(path)
-    state_dict = next((content[key] for key in keys if isinstance(content.get(key), dict)), content)
     try:
-        if not all(isinstance(name, str) for name in state_dict):
-            raise ValueError('not the state dict of a network: it has names that are no strings')
-        return build(state_dict)
+        return build(_state_dict(content, network))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
 
 def load_aster(path):
     """The recognizer in a released checkpoint ('state_dict'), a training checkpoint or a state dict, on the CPU."""
-    return _load_model(path, ('recognizer', 'state_dict'), aster_from_state_dict)
+    return _load_model(path, 'recognizer', aster_from_state_dict)
 
 
 def load_generator(path):
-    """The generator in a file of weights ('state_dict'), a training checkpoint or a state dict, on the CPU."""
-    return _load_model(path, ('generator', 'state_dict'), generator_from_state_dict)
+    """The generator in a file of weights, a training checkpoint or a state dict, on the CPU.
+
+    Files of other means are understood too: under 'params_ema' and the like, with prefixes such as '_orig_mod.'.
+    """
+    return _load_model(path, 'generator', generator_from_state_dict)
