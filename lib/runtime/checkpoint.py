@@ -157,8 +157,8 @@ def _state_dict(content, network):
     anchor = ANCHORS[network]
     prefixes = [name[:-len(anchor)] for name in state_dict if name == anchor or name.endswith('.' + anchor)]
     if len(prefixes) > 1:
-        raise ValueError(f'holds {len(prefixes)} networks, with names that begin with {", ".join(map(repr, prefixes))}; '
-                         'save the one that is meant')
+        raise ValueError(f'holds {len(prefixes)} such networks, with names that begin with '
+                         f'{", ".join(map(repr, prefixes))}; save the one that is meant')
     prefix = prefixes[0] if prefixes else ''
     return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
 
