@@ -1,0 +1,64 @@
+"""Every file in weights/ reads or enlarges the demo words as it did when it was put there.
+
+After a change of weights/ or of demo_pics/words that is meant, record anew and look at the difference:
+
+    python3 -m tests.test_shipped_weights
+"""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.imaging import degrade, quantize, read_image, recognizer_input, resize, to_tensor
+from lib.inference.evaluators import read_words
+from lib.metrics import psnr
+from lib.options import ASTER_PATH
+from lib.runtime.checkpoint import load_aster, load_generator
+from lib.vocabulary import vocabulary_of
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / 'tests' / 'data' / 'shipped_weights.json'
+WEIGHTS = sorted((ROOT / 'weights').glob('*.pth'))
+WORDS = sorted((ROOT / 'demo_pics' / 'words').glob('*.jpg'))
+
+
+@torch.no_grad()
+def figures(path):
+    """{word picture: [string, number]}: what a recognizer reads and its log probability; for a generator, what the
+    default recognizer reads after reduction to a quarter and enlargement, and the PSNR in dB."""
+    is_recognizer = path.name.startswith('aster')
+    recognizer = load_aster(path if is_recognizer else ASTER_PATH).freeze()
+    vocabulary = vocabulary_of(recognizer.num_classes)
+    pictures = [to_tensor(read_image(word))[None] for word in WORDS]
+    if is_recognizer:
+        inputs = torch.cat([recognizer_input(picture) for picture in pictures])
+        numbers = [score for _, score in read_words(recognizer, vocabulary, inputs, beam_width=5)]
+    else:
+        generator = load_generator(path).eval()
+        size = (64, 256) if '256x64' in path.name else (32, 128)
+        hr = torch.cat([quantize(resize(picture, size)) for picture in pictures])
+        sr = quantize(generator(degrade(hr, generator.scale)))
+        inputs, numbers = recognizer_input(sr), psnr(sr, hr).tolist()
+    strings = [string for string, _ in read_words(recognizer, vocabulary, inputs, beam_width=5)]
+    return {word.name: [string, round(number, 3)] for word, string, number in zip(WORDS, strings, numbers)}
+
+
+@pytest.mark.parametrize('path', WEIGHTS, ids=lambda path: path.name)
+def test_weights_do_what_they_did(path):
+    recorded = json.loads(RECORD.read_text())
+    assert path.name in recorded, f'weights/{path.name} is new: python3 -m tests.test_shipped_weights'
+    found = figures(path)
+    assert {word: string for word, (string, _) in found.items()} == {
+        word: string for word, (string, _) in recorded[path.name].items()}
+    for word, (_, number) in recorded[path.name].items():
+        assert found[word][1] == pytest.approx(number, abs=0.01), word
+
+
+def test_no_record_is_left_of_weights_that_went():
+    assert set(json.loads(RECORD.read_text())) == {path.name for path in WEIGHTS}
+
+
+if __name__ == '__main__':
+    lines = [f'{json.dumps(path.name)}: {json.dumps(figures(path))}' for path in WEIGHTS]
+    RECORD.write_text('{\n' + ',\n'.join(lines).replace('], ', '],\n  ').replace(': {', ': {\n  ') + '\n}\n')
