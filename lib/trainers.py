@@ -32,11 +32,11 @@ def cosine_schedule(total_steps, warmup, decay_steps=0):
     return factor
 
 
-class Update:
-    """An optimizer with its schedule, its gradient clip and its loss scaler: `Update.step(loss)` moves the parameters.
+class OptimizerStep:
+    """An optimizer with its learning rate schedule, gradient clipping and loss scaler.
 
-    grad_clip: largest norm of the gradient of all the parameters, 0 for no limit. `skipped` counts the steps that the
-    scaler left out because half precision overflowed.
+    grad_clip: largest norm of the gradient over all parameters, 0 for no limit. `skipped` counts the steps that the
+    scaler skipped because half precision overflowed.
     """
 
     def __init__(self, optimizer, schedule, grad_clip=0.0, scaler=None):
@@ -45,9 +45,9 @@ class Update:
         self.skipped = 0
 
     def step(self, loss, retain_graph=False):
-        """Go one step down; returns the norm of the gradient before it was clipped.
+        """Backward and one optimizer step; returns the gradient norm before clipping.
 
-        Gradients are computed of these parameters alone. retain_graph: the graph is needed for another loss.
+        Only the gradients of this optimizer's parameters are computed. retain_graph: keep the graph for another loss.
         """
         self.optimizer.zero_grad(set_to_none=True)
         scaler = self.scaler
@@ -79,7 +79,7 @@ class Update:
             self.scaler.load_state_dict(state['scaler'])
 
     def go_to(self, step):
-        """Take the schedule's learning rates of this step."""
+        """Set the learning rates to those of the schedule at `step`."""
         scheduler = self.scheduler
         scheduler.last_epoch = step
         for group, rate, factor in zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
@@ -87,14 +87,14 @@ class Update:
 
 
 class Trainer:
-    """What both kinds share: networks and updates by name, and their state.
+    """What both kinds share: networks and their `OptimizerStep`s by name, and their state.
 
     ema: decay of the exponential moving average of the weights and batch norm statistics of every network but the
     discriminator; 0 for none. The average is what is validated, saved under the network's name and exported.
     """
 
-    def __init__(self, networks, updates, device, amp='off', ema=0.0):
-        self.networks, self.updates, self.device, self.amp = networks, updates, device, amp
+    def __init__(self, networks, optimizers, device, amp='off', ema=0.0):
+        self.networks, self.optimizers, self.device, self.amp = networks, optimizers, device, amp
         self.averages = {name: moving_average(unwrap(network), ema) for name, network in networks.items()
                          if ema and name != 'discriminator'}
 
@@ -111,13 +111,13 @@ class Trainer:
             average.update_parameters(unwrap(self.networks[name]))
 
     def state_dict(self):
-        """Weights to use of the networks by name, as a checkpoint has them, and the updates under 'updates'.
+        """The weights to use of each network under its name, and the state of the optimizers under 'updates'.
 
-        Where these are averages, the weights that training goes on from are under 'NAME_raw'.
+        Where the weights to use are averages, those that training continues from are under 'NAME_raw'.
         """
         return {**{name: self.network(name).state_dict() for name in self.networks},
                 **{f'{name}_raw': unwrap(self.networks[name]).state_dict() for name in self.averages},
-                'updates': {name: update.state_dict() for name, update in self.updates.items()}}
+                'updates': {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
 
     def load_state_dict(self, state):
         """ValueError where the state is of another kind of run or of networks of another size.
@@ -125,9 +125,9 @@ class Trainer:
         A state without averages starts them from its weights; one with averages goes on without them too.
         """
         missing = [name for name in (*self.networks, 'updates') if name not in state]
-        if missing or set(state['updates']) != set(self.updates):
+        if missing or set(state['updates']) != set(self.optimizers):
             raise ValueError(f'of another kind of run: it trains {", ".join(state.get("updates", {})) or "nothing"}, '
-                             f'this run {", ".join(self.updates)}')
+                             f'this run {", ".join(self.optimizers)}')
         for name, network in self.networks.items():
             try:
                 unwrap(network).load_state_dict(state.get(f'{name}_raw', state[name]))
@@ -135,8 +135,8 @@ class Trainer:
                     self.network(name).load_state_dict(state[name])
             except RuntimeError as error:
                 raise ValueError(f'its {name} does not fit: {str(error).splitlines()[1].strip()}') from error
-        for name, update in self.updates.items():
-            update.load_state_dict(state['updates'][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state['updates'][name])
 
 
 def moving_average(network, decay):
@@ -150,15 +150,15 @@ class SuperResolutionTrainer(Trainer):
     """Trains the generator with every loss that has a weight, and the discriminator where the adversarial one has.
 
     weights: {term: weight} of content, adversarial, tpl, vgg, tv; terms of weight 0 are not computed. networks holds
-    'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); updates 'generator'
-    and 'discriminator'. judge: the recognizer of the Text Perceptual Loss; tpl_clip: see there.
+    'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); optimizers 'generator'
+    and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_clip: see there.
     """
 
-    def __init__(self, networks, updates, device, weights, judge=None, vocabulary=None, vgg=None, amp='off',
+    def __init__(self, networks, optimizers, device, weights, recognizer=None, vocabulary=None, vgg=None, amp='off',
                  tpl_clip=0.0, ema=0.0):
-        super().__init__(networks, updates, device, amp, ema)
+        super().__init__(networks, optimizers, device, amp, ema)
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
-        self.judge, self.vocabulary, self.vgg, self.tpl_clip = judge, vocabulary, vgg, tpl_clip
+        self.recognizer, self.vocabulary, self.vgg, self.tpl_clip = recognizer, vocabulary, vgg, tpl_clip
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
 
     def step(self, batch):
@@ -169,11 +169,11 @@ class SuperResolutionTrainer(Trainer):
         with self.autocast():
             sr = self.generator(lr)
         sr = sr.float()
-        # looked at once: the discriminator changes only after the generator
+        # one D(fake) serves both losses: the discriminator is updated only after the generator
         fake_logits = None if self.discriminator is None else self.discriminate(sr)
         terms = self.losses(sr, hr, batch['label'], fake_logits)
         total, values = weighted_total(terms, self.weights)
-        norm = self.updates['generator'].step(total, retain_graph=fake_logits is not None)
+        norm = self.optimizers['generator'].step(total, retain_graph=fake_logits is not None)
         numbers = {'total': sum(value * self.weights[term] for term, value in values.items()), 'gradient': norm}
         for term, value in values.items():
             numbers[term] = value
@@ -181,7 +181,7 @@ class SuperResolutionTrainer(Trainer):
         if fake_logits is not None:
             loss = discriminator_loss(self.discriminate(hr), fake_logits)
             _, values = weighted_total({'discriminator': loss}, {'discriminator': 1})
-            self.updates['discriminator'].step(loss)
+            self.optimizers['discriminator'].step(loss)
             numbers.update(values)
         self.update_averages()
         return numbers
@@ -201,7 +201,7 @@ class SuperResolutionTrainer(Trainer):
             terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
             with self.autocast():
-                terms['tpl'] = text_perceptual_loss(self.judge, self.vocabulary, sr, labels, self.tpl_clip)
+                terms['tpl'] = text_perceptual_loss(self.recognizer, self.vocabulary, sr, labels, self.tpl_clip)
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()
@@ -211,10 +211,10 @@ class SuperResolutionTrainer(Trainer):
 
 
 class RecognizerTrainer(Trainer):
-    """Trains the recognizer with teacher forcing. networks and updates hold 'recognizer'."""
+    """Trains the recognizer with teacher forcing. networks and optimizers hold 'recognizer'."""
 
-    def __init__(self, networks, updates, device, vocabulary, amp='off', ema=0.0):
-        super().__init__(networks, updates, device, amp, ema)
+    def __init__(self, networks, optimizers, device, vocabulary, amp='off', ema=0.0):
+        super().__init__(networks, optimizers, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
 
     def step(self, batch):
@@ -226,14 +226,14 @@ class RecognizerTrainer(Trainer):
             logits = self.recognizer(images, targets)
         loss = sequence_cross_entropy(logits, targets, self.vocabulary.padding)
         _, values = weighted_total({'recognition': loss}, {'recognition': 1})
-        norm = self.updates['recognizer'].step(loss)
+        norm = self.optimizers['recognizer'].step(loss)
         self.update_averages()
         return {'total': values['recognition'], 'gradient': norm}
 
 
 def weighted_total(terms, weights):
     """Sum of the terms by their weights, and the terms as numbers; NonFiniteLoss names the first one not finite."""
-    values = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist()))  # one wait for a GPU
+    values = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist()))  # one synchronization
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteLoss(f'the {name} loss is {value}; the last checkpoint is kept. '

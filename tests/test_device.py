@@ -17,7 +17,7 @@ from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
-from lib.trainers import RecognizerTrainer, SuperResolutionTrainer, Update
+from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer
 from lib.vocabulary import Vocabulary
 from tests.conftest import TINY_ASTER
 
@@ -55,21 +55,22 @@ def built(make):
         return make()
 
 
-def update_of(network):
-    return Update(torch.optim.Adam(network.parameters()), lambda step: 1.0, grad_clip=1.0)
+def optimizer_step(network):
+    return OptimizerStep(torch.optim.Adam(network.parameters()), lambda step: 1.0, grad_clip=1.0)
 
 
 def train_super_resolution():
     networks = {'generator': built(lambda: Generator(2, 1, 8)), 'discriminator': built(lambda: Discriminator(4))}
-    judge, vgg = built(lambda: Aster(**TINY_ASTER)).freeze(), built(lambda: VGGLoss(weights=None))
-    updates = {name: update_of(network) for name, network in networks.items()}
-    trainer = SuperResolutionTrainer(networks, updates, DEVICE, WEIGHTS, judge, Vocabulary(), vgg, tpl_clip=1.0)
+    recognizer, vgg = built(lambda: Aster(**TINY_ASTER)).freeze(), built(lambda: VGGLoss(weights=None))
+    optimizers = {name: optimizer_step(network) for name, network in networks.items()}
+    trainer = SuperResolutionTrainer(networks, optimizers, DEVICE, WEIGHTS, recognizer, Vocabulary(), vgg, tpl_clip=1.0)
     return trainer.step({'hr': torch.rand(2, 3, 16, 32), 'lr': torch.rand(2, 3, 8, 16), 'label': ['sun', 'K9']})
 
 
 def train_recognizer():
     recognizer = built(lambda: Aster(**TINY_ASTER))
-    trainer = RecognizerTrainer({'recognizer': recognizer}, {'recognizer': update_of(recognizer)}, DEVICE, Vocabulary())
+    optimizers = {'recognizer': optimizer_step(recognizer)}
+    trainer = RecognizerTrainer({'recognizer': recognizer}, optimizers, DEVICE, Vocabulary())
     return trainer.step({'images': torch.rand(2, 3, 64, 256), 'label': ['sun', 'K9']})
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 import main
+from lib import build
 from lib.datasets.sampler import EpochSampler
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_checkpoint, load_generator
@@ -59,17 +60,17 @@ def in_two_processes(folder, function, *arguments):
 
 def run(argv):
     """main.py in this process: its status and, where it trained, the state of its networks."""
-    kept, build = [], main.build_trainer
+    kept, make = [], build.build_trainer
 
     def build_and_keep(*args):
-        kept.append(build(*args))
+        kept.append(make(*args))
         return kept[-1]
 
-    main.build_trainer = build_and_keep
+    build.build_trainer = build_and_keep
     try:
         status = main.main([str(word) for word in argv])
     finally:
-        main.build_trainer = build
+        build.build_trainer = make
     return status, {name: value for name, value in kept[0].state_dict().items() if name != 'updates'} if kept else {}
 
 
@@ -108,7 +109,7 @@ def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path, tiny_lmdb
     sr_two, sr_one = (load_generator(tmp_path / name / 'last.pth').eval()(images) for name in ('two', 'one'))
     assert (sr_two - sr_one).abs().max() < 1e-3
     first = load_checkpoint(tmp_path / 'two' / 'last.pth')['progress']
-    assert first['epoch'] == 2 and first['position'] == 0
+    assert first['epoch'] == 2 and first['samples_seen'] == 0
 
 
 @pytest.mark.parametrize('flags', ['--arch srresnet --ema 0.9', '--arch aster', '--arch aster --ema 0.9',
@@ -168,7 +169,7 @@ def test_processes_share_out_every_draw_of_an_epoch():
     two = [EpochSampler([5, 6], 2, seed=3, rank=rank, world=2) for rank in range(2)]
     assert [left + right for left, right in zip(*two)] == list(one)
     for sampler in (one, *two):
-        sampler.set_position(0, 2)  # where a run of other processes stopped
+        sampler.set_epoch(0, 2)  # where a run of other processes stopped
     assert len(one) == 2 and all(len(batch) == 4 for batch in one)
 
 

@@ -8,7 +8,16 @@ import pytest
 
 import convert
 from lib import options
-from utils import benchmark, create_lmdb, crop_800k, export_weights, plot_training, render_words, split_words
+from utils import (
+    benchmark,
+    create_lmdb,
+    crop_800k,
+    export_weights,
+    plot_training,
+    render_words,
+    split_words,
+    training_cost,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -17,6 +26,7 @@ PARSERS = {
     'utils/create_lmdb.py': create_lmdb.parse_args, 'utils/render_words.py': render_words.parse_args,
     'utils.export_weights': export_weights.parse_args, 'utils.benchmark': benchmark.parse_args,
     'utils.plot_training': plot_training.parse_args, 'utils.split_words': split_words.parse_args,
+    'utils.training_cost': training_cost.parse_args,
 }
 PUBLISHED = [
     "python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'",

@@ -3,6 +3,7 @@ import json
 import math
 import multiprocessing
 import os
+import pkgutil
 import random
 import resource
 import signal
@@ -14,8 +15,9 @@ import torch
 from conftest import word_records, write_lmdb
 
 import main
-from lib.runtime import checkpoint
-from lib.runtime.checkpoint import load_checkpoint
+from lib import engine, trainers
+from lib.runtime.checkpoint import load_checkpoint, save_checkpoint
+from lib.runtime.logs import RunLog
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
 TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2',
@@ -75,13 +77,9 @@ def assert_same_run(folder, whole):
 
 
 def at_call(monkeypatch, target, number, action):
-    """Do `action` as the call of that number of 'module.name' begins."""
-    module, _, name = target.rpartition('.')
-    owner = main
-    for part in module.split('.')[1:]:
-        owner = getattr(owner, part)
-    if module.split('.')[0] != 'main':
-        owner = {'checkpoint': checkpoint, 'os': os, 'torch': torch}[module]
+    """Do `action` as the call of that number of 'module.name' or 'module.Class.name' begins."""
+    owner, _, name = target.rpartition('.')
+    owner = pkgutil.resolve_name(owner)
     function, calls = getattr(owner, name), []
 
     def wrapper(*args, **kwargs):
@@ -111,10 +109,11 @@ def test_same_seed_same_run(with_val, whole, tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- signals
 
-STEP = 'main.SuperResolutionTrainer.step'
+STEP, OPTIMIZER_STEP = 'lib.trainers.SuperResolutionTrainer.step', 'lib.trainers.OptimizerStep.step'
+LOG = 'lib.runtime.logs.RunLog'
 SIGNALS = [  # where the signal comes, at which call, the iteration that is saved
-    (STEP, 2, 2), ('main.Update.step', 10, 5), (STEP, 8, 8), ('main.validate', 1, 4), ('main.evaluate', 2, 8),
-    ('main.save_checkpoint', 1, 4), ('main.RunLog.epoch', 1, 4), ('main.collate', 6, 5),
+    (STEP, 2, 2), (OPTIMIZER_STEP, 10, 5), (STEP, 8, 8), ('lib.engine.validate', 1, 4), ('lib.engine.evaluate', 2, 8),
+    ('lib.engine.save_checkpoint', 1, 4), (LOG + '.epoch', 1, 4), ('lib.build.collate', 5, 5),
 ]
 
 
@@ -165,9 +164,22 @@ def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
     assert run(flags, tmp_path / 'whole', *more) == 0
     with monkeypatch.context() as patches:
         trainer = 'RecognizerTrainer' if '--arch=aster' in more else 'SuperResolutionTrainer'
-        at_call(patches, f'main.{trainer}.step', 5, send(signal.SIGINT))
+        at_call(patches, f'lib.trainers.{trainer}.step', 5, send(signal.SIGINT))
         assert run(flags, tmp_path / 'run', *more) == 130
     assert run(flags, tmp_path / 'run', *more, '--resume') == 0
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
+
+
+def test_resume_of_a_checkpoint_from_before_samples_seen_had_its_name(flags, tmp_path):
+    flags = [*flags, '--arch=srresnet', '--max_steps=6']
+    assert run(flags, tmp_path / 'whole') == 0
+    with pytest.MonkeyPatch.context() as patches:
+        at_call(patches, STEP, 3, send(signal.SIGTERM))
+        assert run(flags, tmp_path / 'run') == 143
+    state = load_checkpoint(tmp_path / 'run' / 'last.pth')
+    state['progress']['position'] = state['progress'].pop('samples_seen')
+    save_checkpoint(tmp_path / 'run' / 'last.pth', state)
+    assert run(flags, tmp_path / 'run', '--resume') == 0
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
 
 
@@ -226,9 +238,9 @@ def processes():
 
 
 KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
-    ('main.RunLog.start', 1), (STEP, 2), ('torch.save', 1), ('os.fsync', 5), ('main.Update.step', 6), ('os.replace', 4),
-    ('main.evaluate', 1), ('main.summarize', 1), ('main.save_checkpoint', 2), ('main.RunLog.epoch', 1),
-    ('os.replace', 5), (STEP, 3), ('main.validate', 1), ('main.RunLog.epoch', 1),
+    (LOG + '.start', 1), (STEP, 2), ('torch.save', 1), ('os.fsync', 5), (OPTIMIZER_STEP, 6), ('os.replace', 4),
+    ('lib.engine.evaluate', 1), ('lib.engine.summarize', 1), ('lib.engine.save_checkpoint', 2), (LOG + '.epoch', 1),
+    ('os.replace', 5), (STEP, 3), ('lib.engine.validate', 1), (LOG + '.epoch', 1),
 ]
 
 
@@ -314,9 +326,9 @@ def test_full_disk(with_val, whole, tmp_path, monkeypatch, capsys, size):
 
 
 def test_full_disk_for_tensorboard_alone(flags, tmp_path, monkeypatch, capsys):
-    at_call(monkeypatch, 'main.RunLog.scalars', 2, lambda: limited(100))
-    monkeypatch.setattr(main, 'save_run', lambda *_: None)
-    monkeypatch.setattr(main.RunLog, '_write', lambda *_: None)
+    at_call(monkeypatch, 'lib.runtime.logs.RunLog.scalars', 2, lambda: limited(100))
+    monkeypatch.setattr(engine.Run, 'save', lambda *_: None)
+    monkeypatch.setattr(RunLog, '_write', lambda *_: None)
     try:
         assert run(flags, tmp_path, '--arch=srresnet') == 0
     finally:
@@ -332,7 +344,6 @@ def finite(value):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run(flags, whole, tmp_path, monkeypatch, capsys, value):
-    from lib import trainers
     calls, content_loss = [], trainers.content_loss
 
     def broken(sr, hr):

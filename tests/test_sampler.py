@@ -5,7 +5,7 @@ from lib.datasets.sampler import EpochSampler
 
 
 def draws(sampler, epoch=0, start=0):
-    sampler.set_position(epoch, start)
+    sampler.set_epoch(epoch, start)
     return list(sampler)
 
 

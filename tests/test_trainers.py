@@ -13,9 +13,9 @@ from lib.models.generator import Generator
 from lib.runtime.checkpoint import load_aster
 from lib.trainers import (
     NonFiniteLoss,
+    OptimizerStep,
     RecognizerTrainer,
     SuperResolutionTrainer,
-    Update,
     cosine_schedule,
     weighted_total,
 )
@@ -25,9 +25,9 @@ CPU = torch.device('cpu')
 TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
 
 
-def update_of(*networks, lr=1e-3, grad_clip=0.0, schedule=lambda step: 1.0):
+def optimizer_step(*networks, lr=1e-3, grad_clip=0.0, schedule=lambda step: 1.0):
     parameters = [parameter for network in networks for parameter in network.parameters()]
-    return Update(torch.optim.Adam(parameters, lr), schedule, grad_clip)
+    return OptimizerStep(torch.optim.Adam(parameters, lr), schedule, grad_clip)
 
 
 @pytest.fixture
@@ -42,18 +42,18 @@ def build(tiny_aster):
     """build(weights, finetune=False) -> a trainer with new networks, always the same."""
     def make(weights, finetune=False, ema=0.0, **flags):
         torch.manual_seed(0)
-        generator, judge = Generator(2, 1, 8), load_aster(tiny_aster).freeze().requires_grad_(finetune)
+        generator, recognizer = Generator(2, 1, 8), load_aster(tiny_aster).freeze().requires_grad_(finetune)
         with torch.no_grad():  # random ones pass the gradient on, those of a new recognizer hold it back
-            judge.stn_head.stn_fc2.weight.normal_(std=0.01)
-        networks, updates = {'generator': generator}, {}
+            recognizer.stn_head.stn_fc2.weight.normal_(std=0.01)
+        networks, optimizers = {'generator': generator}, {}
         if finetune:
-            networks['recognizer'] = judge
-        updates['generator'] = update_of(*networks.values(), **flags)
+            networks['recognizer'] = recognizer
+        optimizers['generator'] = optimizer_step(*networks.values(), **flags)
         if weights.get('adversarial'):
             networks['discriminator'] = Discriminator(4)
-            updates['discriminator'] = update_of(networks['discriminator'])
-        return SuperResolutionTrainer(networks, updates, CPU, weights, judge, Vocabulary(), vgg=F.l1_loss,  # a stand-in
-                                      tpl_clip=1.0, ema=ema)
+            optimizers['discriminator'] = optimizer_step(networks['discriminator'])
+        return SuperResolutionTrainer(networks, optimizers, CPU, weights, recognizer, Vocabulary(), tpl_clip=1.0,
+                                      ema=ema, vgg=F.l1_loss)  # a stand-in
     return make
 
 
@@ -81,10 +81,10 @@ def test_each_loss_alone_has_a_gradient_into_the_generator(build, batch, term):
 
 def test_the_perceptual_loss_changes_nothing_in_the_recognizer(build, batch):
     trainer = build({'tpl': 1.0})
-    before = copy_of(trainer.judge)
+    before = copy_of(trainer.recognizer)
     trainer.step(batch)
-    assert changed(trainer.judge, before) == []
-    assert gradients(trainer.judge) == []
+    assert changed(trainer.recognizer, before) == []
+    assert gradients(trainer.recognizer) == []
     assert all(gradient.abs().max() > 0 for gradient in gradients(trainer.generator.tail))
 
 
@@ -144,7 +144,7 @@ def test_the_discriminators_loss_does_not_reach_the_generator(build, batch):
 def test_the_generators_loss_does_not_reach_the_discriminator(build, batch):
     trainer = build({'content': 1.0, 'adversarial': 1.0})
     before, norms = copy_of(trainer.discriminator), []
-    trainer.updates['discriminator'].step = lambda loss: norms.append(loss.item())
+    trainer.optimizers['discriminator'].step = lambda loss: norms.append(loss.item())
     trainer.step(batch)
     assert len(norms) == 1
     assert not [name for name in changed(trainer.discriminator, before) if name.endswith(('weight', 'bias'))]
@@ -171,9 +171,9 @@ def test_discriminator_learns_to_tell_the_images_apart(build, batch):
 
 def test_a_recognizer_that_is_trained_along_moves_but_for_its_statistics(build, batch):
     trainer = build({'tpl': 1.0}, finetune=True)
-    before = copy_of(trainer.judge)
+    before = copy_of(trainer.recognizer)
     trainer.step(batch)
-    moved = changed(trainer.judge, before)
+    moved = changed(trainer.recognizer, before)
     assert {'encoder.layer0.0.weight', 'decoder.decoder.fc.weight', 'stn_head.stn_fc2.weight'} <= set(moved)
     assert not [name for name in moved if 'running' in name or 'num_batches' in name or name.startswith('tps.')]
     assert 'recognizer' in trainer.state_dict()
@@ -205,15 +205,15 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
     with pytest.raises(NonFiniteLoss, match='gradient'):
-        update_of(network).step(network(torch.ones(1, 1)).sqrt().sum())  # the slope of a root at 0
+        optimizer_step(network).step(network(torch.ones(1, 1)).sqrt().sum())  # the slope of a root at 0
     assert network.weight.item() == 0
 
 
 def test_gradient_clip_bounds_the_step_and_reports_the_norm_before():
     network = nn.Linear(2, 1, bias=False)
-    update = Update(torch.optim.SGD(network.parameters(), 1.0), lambda step: 1.0, grad_clip=0.5)
+    optimizer = OptimizerStep(torch.optim.SGD(network.parameters(), 1.0), lambda step: 1.0, grad_clip=0.5)
     before = network.weight.detach().clone()
-    assert update.step(network(torch.tensor([[3.0, 4.0]])).sum()) == pytest.approx(5)
+    assert optimizer.step(network(torch.tensor([[3.0, 4.0]])).sum()) == pytest.approx(5)
     assert (network.weight - before).norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
@@ -232,18 +232,18 @@ def test_cosine_schedule_of_the_last_steps():
     assert cosine_schedule(20, 10, 100)(10) == 1  # decays not before the warm-up is over
 
 
-def test_an_update_follows_its_schedule_and_jumps_to_a_step():
+def test_an_optimizer_follows_its_schedule_and_jumps_to_a_step():
     network = nn.Linear(1, 1)
-    update = update_of(network, lr=2.0, schedule=lambda step: 1 / (1 + step))
+    optimizer = optimizer_step(network, lr=2.0, schedule=lambda step: 1 / (1 + step))
     rates = []
     for _ in range(3):
-        rates.append(update.optimizer.param_groups[0]['lr'])
-        update.step(network(torch.ones(1, 1)).sum())
+        rates.append(optimizer.optimizer.param_groups[0]['lr'])
+        optimizer.step(network(torch.ones(1, 1)).sum())
     assert rates == pytest.approx([2, 1, 2 / 3])
-    update.go_to(9)
-    assert update.optimizer.param_groups[0]['lr'] == pytest.approx(0.2)
-    update.step(network(torch.ones(1, 1)).sum())
-    assert update.optimizer.param_groups[0]['lr'] == pytest.approx(2 / 11)
+    optimizer.go_to(9)
+    assert optimizer.optimizer.param_groups[0]['lr'] == pytest.approx(0.2)
+    optimizer.step(network(torch.ones(1, 1)).sum())
+    assert optimizer.optimizer.param_groups[0]['lr'] == pytest.approx(2 / 11)
 
 
 def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(build, batch):
@@ -301,8 +301,8 @@ def test_a_state_of_another_kind_or_size_is_refused(build):
 
 def test_the_recognizer_learns_two_words(tiny_aster):
     recognizer = load_aster(tiny_aster)
-    updates = {'recognizer': update_of(recognizer, lr=0.01)}
-    trainer = RecognizerTrainer({'recognizer': recognizer}, updates, CPU, Vocabulary())
+    optimizers = {'recognizer': optimizer_step(recognizer, lr=0.01)}
+    trainer = RecognizerTrainer({'recognizer': recognizer}, optimizers, CPU, Vocabulary())
     torch.manual_seed(0)
     batch = {'images': torch.rand(2, 3, 64, 256) * 2 - 1, 'label': ['sun', 'K9']}
     statistics = recognizer.encoder.layer0[1].running_mean.clone()

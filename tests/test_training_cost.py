@@ -1,4 +1,4 @@
-from lib import training_cost
+from utils import training_cost
 
 
 def test_operations_of_a_step_are_counted():

@@ -28,7 +28,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import convert
-import main as training
+from lib import build
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, collate
@@ -40,10 +40,9 @@ from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster
-from lib.training_cost import estimate
 from lib.vocabulary import vocabulary_of
 
-PARTS = ('reading', 'training', 'data', 'conversion', 'share', 'estimate')
+PARTS = ('reading', 'training', 'data', 'conversion', 'share')
 
 
 def parse_args(argv=None):
@@ -211,8 +210,8 @@ def build_trainer(args, device, amp='off', layout=None):
     flags = training_flags(['--train_data_dir', '-', '--blocks', str(args.blocks), '--amp', amp,
                             '--aster_path', args.aster_path])
     torch.manual_seed(0)
-    recognizer, vocabulary = training.build_recognizer(flags, device)
-    trainer = training.build_trainer(flags, recognizer, vocabulary, device, total_steps=1000)
+    recognizer, vocabulary = build.build_recognizer(flags, device)
+    trainer = build.build_trainer(flags, recognizer, vocabulary, device, total_steps=1000)
     for network in trainer.networks.values() if layout else ():
         network.to(memory_format=layout)
     return trainer
@@ -228,10 +227,10 @@ def usual_step(trainer, batch):
     sr = trainer.generator(lr)
     trainer.discriminator.requires_grad_(False)
     terms = trainer.losses(sr, hr, batch['label'], trainer.discriminate(sr))
-    trainer.updates['generator'].step(sum(trainer.weights[term] * value for term, value in terms.items()))
+    trainer.optimizers['generator'].step(sum(trainer.weights[term] * value for term, value in terms.items()))
     trainer.discriminator.requires_grad_(True)
     loss = discriminator_loss(trainer.discriminate(hr), trainer.discriminate(sr.detach()))
-    trainer.updates['discriminator'].step(loss)
+    trainer.optimizers['discriminator'].step(loss)
 
 
 def training_batch(args, data_dir):
@@ -282,12 +281,12 @@ def share(args, data_dir, device):
 
     def recognizer():
         with trainer.autocast():
-            loss = text_perceptual_loss(trainer.judge, trainer.vocabulary, sr, batch['label'], trainer.tpl_clip)
+            loss = text_perceptual_loss(trainer.recognizer, trainer.vocabulary, sr, batch['label'], trainer.tpl_clip)
         loss.backward()
 
     results = measure({
         'generator': generator, 'discriminator': discriminator, 'recognizer': recognizer,
-        'optimizers': lambda: [update.optimizer.step() for update in trainer.updates.values()],
+        'optimizers': lambda: [update.optimizer.step() for update in trainer.optimizers.values()],
         'data, which workers make beside it': lambda: collate([samples[index, 0] for index in range(len(hr))]),
     }, device, max(2, args.rounds))
     total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
@@ -363,15 +362,13 @@ def main(argv=None):
         device = distributed.pick_device(args.device)
         with tempfile.TemporaryDirectory() as folder:
             data_dir = args.data_dir or str(Path(folder, 'words'))
-            if not args.data_dir and set(args.parts) != {'estimate'}:
+            if not args.data_dir:
                 render = [sys.executable, '-m', 'utils.render_words', '--out', data_dir, '--count', str(args.images)]
                 subprocess.run(render, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
             same = [part(args, data_dir, device) for name, part in (
                 ('reading', reading), ('training', train_step), ('share', share), ('data', data),
                 ('conversion', conversion)) if name in args.parts]
-            if 'estimate' in args.parts:
-                estimate()
         return 1 if False in same else 0
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f'benchmark.py: {error}', file=sys.stderr)

@@ -14,13 +14,13 @@ class EpochSampler:
     def __init__(self, lengths, batch_size, seed, shares=None, epoch_size=None, rank=0, world=1):
         self.lengths, self.batch_size, self.seed, self.shares = lengths, batch_size, seed, shares
         self.rank, self.world = rank, world
-        self.step_size = batch_size * world
-        self.epoch_size = max(epoch_size or sum(lengths), self.step_size)
-        self.epoch = self.start = 0
+        self.global_batch_size = batch_size * world
+        self.epoch_size = max(epoch_size or sum(lengths), self.global_batch_size)
+        self.epoch = self.samples_seen = 0
 
-    def set_position(self, epoch, start=0):
-        """Go on in `epoch`, behind the first `start` draws of it (over all processes)."""
-        self.epoch, self.start = epoch, start
+    def set_epoch(self, epoch, samples_seen=0):
+        """Continue in `epoch` after its first `samples_seen` draws, counted over all processes."""
+        self.epoch, self.samples_seen = epoch, samples_seen
 
     def order(self):
         """The indices of the whole epoch, as drawn."""
@@ -44,11 +44,11 @@ class EpochSampler:
 
     def __len__(self):
         """Steps that are left of the epoch."""
-        return max(0, (self.epoch_size - self.start) // self.step_size)
+        return max(0, (self.epoch_size - self.samples_seen) // self.global_batch_size)
 
     def __iter__(self):
         order = self.order()
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2 ** 63, size=len(order))
         for step in range(len(self)):
-            first = self.start + step * self.step_size + self.rank * self.batch_size
+            first = self.samples_seen + step * self.global_batch_size + self.rank * self.batch_size
             yield [(int(order[i]), int(seeds[i])) for i in range(first, first + self.batch_size)]

@@ -90,11 +90,6 @@ class RunLog:
         if self.enabled:
             tqdm.write(text)
 
-    @staticmethod
-    def means(sums):
-        """{name: (sum, count)} -> {name: mean}."""
-        return {name: total / count for name, (total, count) in sums.items()}
-
     def epoch(self, entry, seconds):
         """Add one JSON object to log.txt; `seconds` alone differs between two equal runs."""
         if self.enabled:

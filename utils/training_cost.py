@@ -1,8 +1,17 @@
-"""What training costs at the released sizes, counted in operations and bytes: an estimate for the README."""
+"""Estimate what training costs at the released sizes, from counted operations and bytes.
+
+    python3 -m utils.training_cost
+"""
+import argparse
+import os
+import sys
 import warnings
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
@@ -13,9 +22,21 @@ from lib.models.generator import Generator
 from lib.vocabulary import Vocabulary
 
 
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Estimate what training costs, from counted operations and bytes.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--words', type=int, default=1_290_000, help='words in an epoch; the default is SynthText_hr')
+    parser.add_argument('--epochs', type=int, default=10, help='epochs')
+    args = parser.parse_args(argv)
+    for name in ('words', 'epochs'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} {getattr(args, name)}: must be above zero')
+    return args
+
+
 def step_flops(blocks=16, characters=8, count=2):
     """Counted floating-point operations of a training step, per image at 128x32, of each part (released sizes)."""
-    generator, discriminator, judge = Generator(4, blocks), Discriminator(), Aster().freeze()
+    generator, discriminator, recognizer = Generator(4, blocks), Discriminator(), Aster().freeze()
     lr, hr = torch.rand(count, 3, 8, 32), torch.rand(count, 3, 32, 128)
     sr, vocabulary = hr.clone().requires_grad_(), Vocabulary()
     labels = ['a' * (characters - 1)] * count
@@ -33,15 +54,17 @@ def step_flops(blocks=16, characters=8, count=2):
         discriminator_loss(discriminator(hr), fake).backward(inputs=list(discriminator.parameters()))
 
     return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(look),
-            'recognizer': of(lambda: text_perceptual_loss(judge, vocabulary, sr, labels).backward())}
+            'recognizer': of(lambda: text_perceptual_loss(recognizer, vocabulary, sr, labels).backward())}
 
 
-def estimate(words=1_290_000, epochs=10, tera=(20, 40), jpeg_bytes=5_000):
-    """Print what training on SynthText_hr costs, from counted operations; an estimate, no measurement."""
+def main(argv=None, tera=(20, 40), jpeg_bytes=5_000):
+    """Print the estimate, at rates of `tera` TFLOP/s and with `jpeg_bytes` a word."""
+    args = parse_args(argv)
+    words, epochs = args.words, args.epochs
     flops = step_flops()
     total = sum(flops.values())
     parameters = sum(p.numel() for model in (Generator(4, 16), Discriminator()) for p in model.parameters())
-    print(f'\nEstimate (not measured): {words:,} words, {epochs} epochs, 16 blocks, 128x32, the recognizer as released')
+    print(f'Estimate (not measured): {words:,} words, {epochs} epochs, 16 blocks, 128x32, the recognizer as released')
     print('operations of a step per image: '
           + ' + '.join(f'{name} {value / 1e9:.1f}' for name, value in flops.items()) + f' = {total / 1e9:.1f} GFLOP')
     print(f'all: {words:,} x {epochs} x {total / 1e9:.1f} GFLOP = {words * epochs * total / 1e15:.0f} PFLOP')
@@ -51,3 +74,7 @@ def estimate(words=1_290_000, epochs=10, tera=(20, 40), jpeg_bytes=5_000):
         print(f'at {rate} TFLOP/s in use: {hours:.1f} h on one GPU, {hours / 8 / 0.9:.1f} h on eight (90% efficiency); '
               f'{images:.0f} images/s, {images * jpeg_bytes / 1e6:.0f} MB/s of JPEG for each GPU')
     print(f'gradients to reduce among eight: {parameters:,} x 4 bytes = {4 * parameters / 1e6:.0f} MB a step')
+
+
+if __name__ == '__main__':
+    main()

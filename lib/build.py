@@ -1,0 +1,177 @@
+"""Networks, trainer, data and methods from the flags of main.py; the modules below never see a flag."""
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.sampler import EpochSampler
+from lib.datasets.samples import PairSamples, ReadingSamples, collate
+from lib.engine import Evaluation
+from lib.inference.evaluators import bicubic_enlarger, generator_enlarger
+from lib.losses.vgg import VGGLoss
+from lib.models.aster import Aster
+from lib.models.discriminator import Discriminator
+from lib.models.generator import Generator
+from lib.options import GENERATOR_PATHS
+from lib.runtime import distributed
+from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
+from lib.runtime.interruption import follow_main_process
+from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
+from lib.vocabulary import Vocabulary, vocabulary_of
+
+
+def check_sets(args):
+    """Open every validation and test set, so that a missing one is found before any work is done."""
+    for _, path in args.val_sets + args.test_sets:
+        if path:
+            LmdbDataset([path])
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+def build_recognizer(args, device):
+    """The recognizer, frozen except with --arch aster and --finetune_aster, and its vocabulary."""
+    if args.aster_path == 'none':
+        vocabulary = Vocabulary(args.voc_type or 'ALLCASES_SYMBOLS')
+        return Aster(len(vocabulary)).to(device), vocabulary
+    recognizer = load_aster(args.aster_path)
+    try:
+        vocabulary = vocabulary_of(recognizer.num_classes)
+    except ValueError as error:
+        raise ValueError(f'{args.aster_path}: {error}') from error
+    if args.voc_type not in (None, vocabulary.voc_type):
+        raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}')
+    if args.beam_width > len(vocabulary):
+        raise ValueError(f'--beam_width {args.beam_width}: {args.aster_path} has {len(vocabulary)} classes')
+    if args.arch != 'aster' or args.test:
+        recognizer.freeze()
+        # fine-tuned, it keeps its batch norm statistics: those of super-resolved batches would shift them
+        recognizer.requires_grad_(args.finetune_aster and not args.test)
+    return recognizer.to(device), vocabulary
+
+
+def build_generator(args, path):
+    """The generator in the file `path`; without one, a new one."""
+    if not path:
+        return Generator(args.ds_scale, args.blocks, args.maps)
+    generator = load_generator(path)
+    if generator.scale != args.ds_scale:
+        raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
+    return generator
+
+
+def build_trainer(args, recognizer, vocabulary, device, total_steps):
+    """The trainer of --arch with its networks on the device, wrapped for several processes."""
+    schedule = cosine_schedule(total_steps, args.warmup, args.decay_steps)
+
+    def prepare(network):
+        network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
+        return torch.compile(network) if args.compile else network
+
+    def optimizer(groups):
+        scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
+        return OptimizerStep(torch.optim.Adam(groups, args.lr), schedule, args.grad_clip, scaler)
+
+    if args.arch == 'aster':
+        recognizer = distributed.wrap(recognizer, device, args.sync_bn)
+        optimizers = {'recognizer': optimizer(recognizer.parameters())}
+        return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)
+
+    networks = {'generator': prepare(build_generator(args, args.generator_path))}
+    groups = [{'params': list(networks['generator'].parameters())}]
+    if args.finetune_aster:
+        recognizer = networks['recognizer'] = distributed.wrap(recognizer, device)
+        groups.append({'params': list(recognizer.parameters()), 'lr': args.aster_lr})
+    optimizers = {'generator': optimizer(groups)}
+    if args.weights['adversarial'] > 0:
+        networks['discriminator'] = prepare(Discriminator(args.disc_maps))
+        optimizers['discriminator'] = optimizer(networks['discriminator'].parameters())
+    vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
+    return SuperResolutionTrainer(networks, optimizers, device, args.weights, recognizer, vocabulary, vgg, args.amp,
+                                  args.tpl_clip, args.ema)
+
+
+# -------------------------------------------------------------------------------------------------------- training data
+
+def build_samples(args, vocabulary):
+    """The training samples of --arch, and the sampler that orders them."""
+    characters = vocabulary.characters + vocabulary.characters.upper()  # LOWERCASE takes capitals too
+    records = LmdbDataset(args.train_data_dir, args.max_len, characters)
+    if args.arch == 'aster':
+        reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
+        samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
+    else:
+        samples = PairSamples(records, args.height, args.width, args.ds_scale, args.degradation, args.augmentation)
+    sampler = EpochSampler(records.lengths, args.batch_size, args.seed, args.train_shares, args.epoch_size or None,
+                           distributed.rank(), distributed.world())
+    return samples, sampler
+
+
+def build_loader(args, samples, sampler, device):
+    """Batches of what is left of the sampler's epoch."""
+    # a generator of its own: a resumed run starts one loader more, which must not draw from torch's
+    generator = torch.Generator().manual_seed(args.seed + sampler.epoch)
+    return DataLoader(samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
+                      pin_memory=device.type == 'cuda', worker_init_fn=follow_main_process, generator=generator)
+
+
+# ------------------------------------------------------------------------------------------------- validation and tests
+
+def build_evaluation(args, recognizer, vocabulary, device):
+    """How validation and tests read; `recognizer` without the wrappers of training."""
+    return Evaluation(recognizer, vocabulary, device, args.ds_scale, args.degradation, args.seed, args.test_batch_size,
+                      args.workers, args.beam_width)
+
+
+def build_methods(args, device):
+    """{name: function that enlarges} of --methods; by default bicubic and the generators whose files exist."""
+    paths = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
+    if args.generator_path:
+        paths = {**paths, args.arch: args.generator_path}
+    names = args.methods or ['bicubic', *(name for name, path in paths.items() if Path(path).exists())]
+    methods = {}
+    for entry in names:
+        name, _, path = entry.partition('=')
+        path = path or paths.get(name)
+        if name == 'bicubic':
+            methods[name] = bicubic_enlarger(args.ds_scale)
+        elif path is None:
+            raise ValueError(f'--methods {name}: give bicubic, {", ".join(GENERATOR_PATHS)} or {name}=GENERATOR.pth')
+        else:
+            methods[name] = generator_enlarger(build_generator(args, path), device)
+    return methods
+
+
+# --------------------------------------------------------------------------------------------------------------- resume
+
+def read_resumed(args):
+    """The checkpoint of --resume, else None; ValueError where it is of no run or of another --arch."""
+    if args.resume is None or args.test:
+        return None
+    path = Path(args.resume)
+    if args.resume == 'auto':
+        path = Path(args.logs_dir) / 'last.pth'
+        if not any(path.parent.glob('*.pth')):
+            print(f'--resume: no checkpoint in {args.logs_dir} yet; starting from the beginning', flush=True)
+            return None
+    args.resume = str(path)
+    state = load_checkpoint(path)
+    if state.get('arch') != args.arch or 'progress' not in state:
+        kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
+        raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
+    return state
+
+
+def resume(args, run, state, sampler):
+    """Continue `run` from the checkpoint's `state`, in the middle of an epoch if need be."""
+    try:
+        run.load(state)
+    except ValueError as error:
+        raise ValueError(f'--resume {args.resume}: {error}') from error
+    if not args.max_steps:  # another number of processes or another batch size counts other steps
+        progress, steps_an_epoch = run.progress, len(sampler)
+        sampler.set_epoch(progress.epoch, progress.samples_seen)
+        progress.iteration = (progress.epoch + 1) * steps_an_epoch - len(sampler)
+        for optimizer in run.trainer.optimizers.values():
+            optimizer.go_to(progress.iteration)

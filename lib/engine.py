@@ -1,0 +1,208 @@
+"""Train one epoch, validate, test: what a run does with its networks. The numbers come back as plain floats."""
+import signal
+import sys
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.samples import EvalSamples, collate
+from lib.inference.evaluators import compare_words, evaluate
+from lib.inference.tables import markdown, save_tables, summarize
+from lib.runtime import distributed
+from lib.runtime.checkpoint import save_checkpoint
+from lib.runtime.interruption import Interrupted, follow_main_process
+from lib.runtime.logs import RunLog
+from lib.trainers import Trainer
+from lib.vocabulary import Vocabulary
+
+
+class NoReadableSamples(Exception):
+    """No record of a set could be read."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- train
+
+@dataclass
+class Progress:
+    """How far a run has come; a checkpoint holds it under 'progress'.
+
+    epoch, iteration: finished ones. samples_seen: samples of the current epoch, over all processes; above zero, the end
+    of that epoch (its validation, its line in the log) is still to come. best: highest validation accuracy so far.
+    sums: {name: (sum, count)} of the numbers of the current epoch. unreadable: its records that could not be read.
+    """
+
+    epoch: int = 0
+    samples_seen: int = 0
+    iteration: int = 0
+    best: float = -1.0
+    sums: dict = field(default_factory=dict)
+    unreadable: int = 0
+
+    @classmethod
+    def of_checkpoint(cls, saved):
+        """TypeError where `saved` has other keys; 'position' is what older checkpoints call samples_seen."""
+        return cls(**{'samples_seen' if key == 'position' else key: value for key, value in saved.items()})
+
+    def add(self, numbers):
+        for name, value in numbers.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + value, count + 1)
+
+    def entry(self):
+        """What log.txt holds of the current epoch: its number, counts, and the mean of each number."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        return {'epoch': self.epoch, 'iteration': self.iteration, 'unreadable': self.unreadable, **means}
+
+    def next_epoch(self):
+        self.epoch, self.samples_seen, self.sums, self.unreadable = self.epoch + 1, 0, {}, 0
+
+
+@dataclass
+class Run:
+    """A training run: what it trains, how far it is, where it writes. reported: errors that were printed already."""
+
+    arch: str
+    trainer: Trainer
+    log: RunLog
+    progress: Progress = field(default_factory=Progress)
+    reported: set = field(default_factory=set)
+
+    def save(self, name='last.pth'):
+        """Write a checkpoint to resume from, on rank 0; every process calls this at the same step."""
+        for network in (*self.trainer.networks.values(), *self.trainer.averages.values()):
+            distributed.average_buffers(network)
+        unreadable = sum(distributed.gather([self.progress.unreadable]))
+        self.progress.unreadable = unreadable if distributed.rank() == 0 else 0
+        if distributed.rank() == 0:
+            state = {'arch': self.arch, 'progress': asdict(self.progress), 'random': torch.get_rng_state(),
+                     **self.trainer.state_dict()}
+            save_checkpoint(self.log.folder / name, state)
+
+    def load(self, state):
+        """Continue from a checkpoint's `state`; ValueError where it is incomplete or of networks of another size."""
+        try:
+            self.trainer.load_state_dict(state)
+            torch.set_rng_state(state['random'])
+            self.progress = Progress.of_checkpoint(state['progress'])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+        if distributed.rank():
+            self.progress.unreadable = 0  # rank 0 holds the count of all processes
+
+
+def train_one_epoch(run, loader, total_steps, save_every, interruption):
+    """Train on what is left of the epoch; after a signal saves and raises Interrupted.
+
+    loader: batches of an `EpochSampler`. total_steps: iteration at which training ends. save_every: steps between
+    checkpoints. The numbers of every step are added to `run.progress`.
+    """
+    trainer, progress, samples_a_step = run.trainer, run.progress, loader.batch_sampler.global_batch_size
+    steps = max(0, min(len(loader), total_steps - progress.iteration))
+    bar = tqdm(islice(loader, steps), desc=f'epoch {progress.epoch + 1}', disable=distributed.rank() != 0,
+               dynamic_ncols=True, unit_scale=samples_a_step, unit='image', total=steps,
+               mininterval=0.1 if sys.stderr.isatty() else 10)  # seconds; a log file does not need every step
+    for batch in bar:
+        for error in sorted(set(batch['errors']) - run.reported):
+            tqdm.write(f'unreadable, left out: {error}')  # each process knows its own records only
+        run.reported.update(batch['errors'])
+        progress.unreadable += len(batch['errors'])
+        if not distributed.any_process('label' not in batch, trainer.device):  # all processes step, or none does
+            numbers = distributed.mean(trainer.step(batch), trainer.device)
+            progress.add(numbers)
+            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name},
+                            refresh=False)
+            run.log.scalars('train', numbers, progress.iteration)
+        progress.samples_seen += samples_a_step
+        progress.iteration += 1
+        stopping = distributed.any_process(interruption.signal, trainer.device)
+        if stopping or progress.iteration % save_every == 0:
+            run.save()
+        if stopping:
+            bar.close()
+            raise Interrupted(interruption.signal or signal.SIGTERM)  # the signal may have reached another process
+
+
+# ------------------------------------------------------------------------------------------------- validation and tests
+
+@dataclass
+class Evaluation:
+    """How words are read in validation and in tests: the recognizer, the low resolution, the batches."""
+
+    recognizer: torch.nn.Module
+    vocabulary: Vocabulary
+    device: torch.device
+    ds_scale: int
+    degradation: str
+    seed: int
+    batch_size: int
+    workers: int
+    beam_width: int
+
+    def samples(self, records, sizes_lr, below=None, indices=None):
+        return EvalSamples(records, sizes_lr, self.ds_scale, self.degradation, below, indices, self.seed)
+
+    def read(self, name, path, sizes_lr, methods, below=None, with_hr=False, report=None):
+        """The `Reading`s of one LMDB folder, shared out over the processes; arguments as in `evaluate`.
+
+        report: function of a line, for the records that could not be read; None prints to stderr.
+        """
+        records = LmdbDataset([path])
+        shard = range(distributed.rank(), len(records), distributed.world())
+        loader = DataLoader(self.samples(records, sizes_lr, below, shard), self.batch_size, num_workers=self.workers,
+                            collate_fn=collate, pin_memory=self.device.type == 'cuda',
+                            worker_init_fn=follow_main_process)
+        readings, errors = evaluate(loader, name, self.recognizer, self.vocabulary, methods, self.device, below,
+                                    with_hr, self.beam_width)
+        if errors and distributed.rank() == 0:
+            report = report or (lambda line: print(line, file=sys.stderr))
+            for error in errors:
+                report(f'unreadable, not counted: {error}')
+            report(f'{name}: {len(errors)} of {len(records)} records could not be read')
+        return readings
+
+
+def validate(evaluation, sets, size, methods, log, iteration):
+    """Accuracy, PSNR and SSIM of every method, pooled over the validation sets, as {'method/figure': number}.
+
+    sets: (name, path) of each. size: (height, width) of the low resolution. Tables and a sheet of words go to `log`.
+    """
+    training = evaluation.recognizer.training
+    evaluation.recognizer.eval()
+    readings = [reading for name, path in sets
+                for reading in evaluation.read(name, path, [size], methods, with_hr=True, report=log.message)]
+    rows = summarize(readings)
+    pooled = [row for row in rows if len(sets) == 1 or row['set'] == 'combined']
+    figures = {f'{row["method"]}/{name}': row[name] for row in pooled for name in ('accuracy', 'psnr', 'ssim')
+               if row[name] is not None}
+    log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
+    log.scalars('val', figures, iteration)
+    if len(methods) > 1 and distributed.rank() == 0:
+        samples = evaluation.samples(LmdbDataset([sets[0][1]]), [size])
+        sheet = compare_words(samples, evaluation.recognizer, evaluation.vocabulary, methods, evaluation.device, size)
+        if sheet:
+            log.picture('val', sheet, iteration)
+    evaluation.recognizer.train(training)
+    return figures
+
+
+def test(evaluation, sets, sizes_lr, methods, folder, below=None):
+    """Read every set with every method; prints the tables and saves them with all readings in `folder`.
+
+    sets: (name, path or None) of each; one without a path is a row of dashes. below: see `evaluate`. NoReadableSamples
+    where nothing could be read.
+    """
+    evaluation.recognizer.eval()
+    readings = [reading for name, path in sets if path
+                for reading in evaluation.read(name, path, sizes_lr, methods, below)]
+    if not readings:
+        raise NoReadableSamples('--test_data_dir: not one word could be read')
+    if distributed.rank() == 0:
+        rows = summarize(readings)
+        text = markdown(rows, [name for name, _ in sets])
+        save_tables(Path(folder), rows, readings, text)
+        print(text)
