@@ -67,7 +67,7 @@ class AttentionHead(nn.Module):
     def start(self, columns):
         """The start of any decoding: state (N, 1, S) of zeros, keys of the columns, gates of each symbol."""
         cell = self.decoder
-        state = columns.new_zeros(len(columns), 1, cell.gru.hidden_size)
+        state = columns.new_zeros(columns.shape[0], 1, cell.gru.hidden_size)
         return state, cell.keys(columns), cell.symbol_gates()
 
     def forward(self, columns, targets):

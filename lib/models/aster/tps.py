@@ -43,7 +43,7 @@ class TPS(nn.Module):
 
     def forward(self, images, control_points):
         """images (N, 3, H, W), control_points (N, K, 2) in [0, 1] -> (N, 3, height, width)."""
-        padding = self.padding_matrix.expand(len(control_points), 3, 2)
+        padding = self.padding_matrix.expand(control_points.shape[0], 3, 2)
         mapping = self.inverse_kernel @ torch.cat([control_points, padding], dim=1)
         grid = (self.target_coordinate_repr @ mapping).clamp(0, 1) * 2 - 1
         grid = grid.view(-1, self.height, self.width, 2)

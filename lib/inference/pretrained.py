@@ -1,0 +1,108 @@
+"""Networks ready to be used from Python: `textsr.py` and `hubconf.py` hand them out."""
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from lib.imaging import recognizer_input, to_rgb, to_tensor
+from lib.inference.evaluators import read_words
+from lib.inference.tiling import enlarge_by_generator
+from lib.options import ASTER_PATH, WEIGHTS
+from lib.runtime.checkpoint import load_aster, load_generator
+from lib.vocabulary import vocabulary_of
+
+
+def shipped(name_or_path):
+    """The path of a shipped network given by its name, such as 'textsr' or 'aster'; a path as it is.
+
+    A name has neither a folder nor a suffix. ValueError, with the names that there are, where it is none of them.
+    """
+    name = str(name_or_path)
+    if Path(name).name != name or Path(name).suffix:
+        return name_or_path
+    paths = {path.stem: path for path in sorted(WEIGHTS.glob('*.pth'))}
+    paths['aster'] = Path(ASTER_PATH)
+    if name not in paths:
+        raise ValueError(f'{name}: no shipped network; there are {", ".join(paths)}; a file is given by its path, with '
+                         'its suffix')
+    return paths[name]
+
+
+def check_images(images):
+    """ValueError unless these are images (N, 3, H, W), float, in [0, 1] up to rounding."""
+    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
+        raise ValueError(f'images {tuple(images.shape)} of {images.dtype}: (N, 3, H, W), float, RGB in [0, 1], '
+                         'is needed')
+    if not (images.amin() > -0.01 and images.amax() < 1.01):
+        raise ValueError(f'images from {images.amin():g} to {images.amax():g}: values in [0, 1] are needed')
+
+
+class Enlarger(nn.Module):
+    """A generator for use: enlarges batches when called, pictures by `enlarge`, `scale` times each side.
+
+    name_or_path: that of a shipped network, or of any file that `load_generator` reads. OSError or ValueError, which
+    names it, where it cannot be used.
+    """
+
+    def __init__(self, name_or_path='textsr'):
+        super().__init__()
+        self.generator = load_generator(shipped(name_or_path)).requires_grad_(False)
+        self.scale = self.generator.scale
+        self.eval()
+
+    def forward(self, images):
+        """Images (N, 3, h, w), float RGB in [0, 1] -> (N, 3, scale h, scale w) in [0, 1]. Gradients pass through.
+
+        ValueError for images of another shape, type or range.
+        """
+        check_images(images)
+        return self.generator(images).clamp(0, 1)
+
+    def enlarge(self, pictures, batch_size=64):
+        """A PIL image of any mode and size -> it enlarged, 8-bit RGB; a list of them -> a list.
+
+        Transparency is laid on white. Images of like sizes go through the network in batches, large ones in tiles.
+        """
+        if isinstance(pictures, Image.Image):
+            return self.enlarge([pictures])[0]
+        images = [to_tensor(to_rgb(picture)) for picture in pictures]
+        device = self.generator.tail.weight.device
+        results = dict(enlarge_by_generator(self.generator, images, batch_size, device))
+        return [results[index] for index in range(len(images))]
+
+
+class Reader(nn.Module):
+    """A recognizer for use: reads batches and pictures of one word each by `read`.
+
+    name_or_path: that of a shipped network, or of any file that `load_aster` reads. OSError or ValueError, which names
+    it, where it cannot be used.
+    """
+
+    def __init__(self, name_or_path='aster'):
+        super().__init__()
+        path = shipped(name_or_path)
+        self.recognizer = load_aster(path).freeze()
+        self.vocabulary = vocabulary_of(self.recognizer.num_classes)
+        self.eval()
+
+    @torch.no_grad()
+    def read(self, words, beam_width=5, batch_size=64):
+        """The strings in images of one word each, a list; of a single PIL image the string.
+
+        words: a PIL image or a list of them, of any mode and size, or a tensor (N, 3, H, W), float RGB in [0, 1].
+        beam_width: beams of the search, 1: greedy.
+        """
+        if isinstance(words, Image.Image):
+            return self.read([words], beam_width)[0]
+        if torch.is_tensor(words):
+            check_images(words)
+            words = [recognizer_input(part) for part in words.split(batch_size)]
+        else:
+            inputs = [recognizer_input(to_tensor(to_rgb(word))[None]) for word in words]
+            words = [torch.cat(inputs[start:start + batch_size]) for start in range(0, len(inputs), batch_size)]
+        device = next(self.recognizer.parameters()).device
+        return [string for part in words
+                for string, _ in read_words(self.recognizer, self.vocabulary, part.to(device), beam_width)]
+
+    forward = read

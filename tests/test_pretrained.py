@@ -1,0 +1,111 @@
+"""The networks as other programs use them: `textsr.py`, `hubconf.py`."""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import textsr
+from lib.imaging import recognizer_input, to_pil, to_tensor
+from lib.inference.pretrained import Enlarger, Reader, shipped
+from lib.models.generator import Generator
+from lib.runtime.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+WORD = ROOT / 'demo_pics' / 'words' / '14_pharmacy.jpg'
+
+
+@pytest.fixture(scope='module')
+def enlarger(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('a folder') / 'run.pth'
+    save_checkpoint(path, {'generator': Generator(2, 1, 4).state_dict()})
+    return Enlarger(path)
+
+
+@pytest.fixture(scope='module')
+def reader():
+    return Reader('aster')
+
+
+def test_torch_hub_gives_each_network_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    word = Image.open(WORD).resize((128, 32))
+    for name in ('textsr', 'srgan'):
+        large = torch.hub.load(str(ROOT), name, source='local').enlarge(word)
+        assert large.size == (512, 128) and large.mode == 'RGB'
+    assert torch.hub.load(str(ROOT), 'aster', source='local').read(word).lower() == 'pharmacy'
+
+
+def test_a_generator_of_ones_own_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = Generator(2, 1, 4)
+    save_checkpoint('mine.pth', {'generator': generator.state_dict()})
+    model = torch.hub.load(str(ROOT), 'textsr_x2', source='local', weights='mine.pth')
+    images = torch.rand(2, 3, 5, 7)
+    assert model.scale == 2 and torch.equal(model(images), generator.eval()(images).clamp(0, 1))
+
+
+def test_every_shipped_file_has_a_name():
+    for path in (ROOT / 'weights').glob('*.pth'):
+        assert shipped(path.stem) == path
+    assert shipped('aster') == ROOT / 'weights' / 'aster_half.pth'
+    assert shipped('textsr.pth') == 'textsr.pth' and shipped('./textsr') == './textsr'
+
+
+@pytest.mark.parametrize(('load', 'name', 'told'), [
+    (Enlarger, 'textsrr', 'textsrr: no shipped network; there are .*textsr'),
+    (Enlarger, 'aster', 'aster_half.pth: not the state dict of a generator'),
+    (Reader, 'textsr', 'textsr.pth: not the state dict of an ASTER'),
+    (Reader, 'none/none.pth', 'none.pth: no such checkpoint')])
+def test_what_cannot_be_loaded_is_named(load, name, told):
+    with pytest.raises((ValueError, OSError), match=told):
+        load(name)
+
+
+def test_a_picture_is_what_the_batch_holds(enlarger):
+    pictures = [to_pil(torch.rand(3, 6, 9)), to_pil(torch.rand(3, 8, 5))]
+    results = enlarger.enlarge(pictures)
+    for picture, result in zip(pictures, results):
+        expected = to_tensor(to_pil(enlarger(to_tensor(picture)[None])[0]))
+        assert (to_tensor(result) - expected).abs().max() < 1.5 / 255  # a batch of unlike sizes may round otherwise
+    assert enlarger.enlarge(pictures[0]).size == (18, 12) and enlarger.enlarge([]) == []
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', '1'])
+def test_pictures_of_all_modes(enlarger, reader, mode):
+    picture = Image.new('RGB', (12, 8), 'white').convert(mode)
+    assert enlarger.enlarge(picture).mode == 'RGB'
+    assert isinstance(reader.read(picture, beam_width=1), str)
+
+
+def test_gradients_reach_the_image_and_not_the_weights(enlarger):
+    images = torch.rand(1, 3, 4, 6, requires_grad=True)
+    enlarger(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in enlarger.parameters())
+
+
+def test_one_word_many_words_and_batches_read_alike(reader):
+    pictures = [Image.open(path).convert('RGB') for path in sorted(WORD.parent.glob('*.jpg'))[:3]]
+    strings = reader.read(pictures, batch_size=2)
+    assert strings == [reader.read(picture) for picture in pictures] and len(set(strings)) > 1
+    images = torch.cat([(recognizer_input(to_tensor(picture)[None]) + 1) / 2 for picture in pictures])
+    assert reader.read(images) == strings and reader.read([]) == []
+
+
+@pytest.mark.parametrize('images', [torch.rand(3, 8, 8), torch.rand(1, 1, 8, 8), torch.rand(0, 3, 8, 8),
+                                    torch.full((1, 3, 8, 8), 255.0), torch.full((1, 3, 8, 8), float('nan')),
+                                    torch.zeros(1, 3, 8, 8, dtype=torch.uint8), -torch.ones(1, 3, 8, 8)])
+def test_batches_that_are_no_images_are_refused(enlarger, reader, images):
+    for use in (enlarger, reader.read):
+        with pytest.raises(ValueError, match='needed'):
+            use(images)
+
+
+def test_a_foreign_package_lib_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(__path__=['/elsewhere/lib']))
+    with pytest.raises(ImportError, match='another package called lib is in use, from /elsewhere/lib'):
+        exec(compile(Path(textsr.__file__).read_text(), textsr.__file__, 'exec'), {'__file__': textsr.__file__})
