@@ -30,6 +30,7 @@ from lib.inference.tiling import enlarge_by_bicubic, enlarge_by_generator
 from lib.metrics import finite_mean
 from lib.options import ASTER_PATH, GENERATOR_PATHS
 from lib.runtime.checkpoint import load_aster, load_generator, written_beside
+from lib.runtime.console import run_command
 from lib.runtime.distributed import pick_amp, pick_device
 from lib.vocabulary import vocabulary_of
 from lib.wordsets.word_lists import open_list
@@ -275,8 +276,6 @@ def save_sheets(rows, out_path):
 def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='backslashreplace')  # names of files need not be text
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
     try:
         paths, others = find_images(args.image_path)
@@ -340,7 +339,7 @@ def run(paths, names, enlargers, scale, read, labels, args):
     done = len({row['result'] for row in rows})
     summary = summarize(rows)
     if done:
-        print(table(summary), end='')
+        print(table(summary), end='', flush=True)
         try:
             save_report(rows, summary, problems, args)
             save_sheets(rows, args.out_path)
@@ -352,4 +351,4 @@ def run(paths, names, enlargers, scale, read, labels, args):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

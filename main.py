@@ -14,6 +14,7 @@ from lib import build, engine
 from lib.inference.evaluators import bicubic_enlarger, generator_enlarger
 from lib.options import DEMO_WORDS, parse_args
 from lib.runtime import distributed
+from lib.runtime.console import run_command
 from lib.runtime.interruption import Interrupted, Interruption
 from lib.runtime.logs import RunLog
 from lib.trainers import NonFiniteLoss
@@ -128,4 +129,4 @@ def render_words():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 import os
 import resource
@@ -181,16 +180,6 @@ def test_names_of_any_kind(run, folder, tmp_path):
     for part in ('textsr', 'compare'):
         assert names_in(tmp_path / 'out' / part) == sorted([*names, 'x' * 200 + '.png'])
     assert len(table(tmp_path)) == 4 * (len(names) + 1)
-
-
-def test_a_terminal_that_lacks_the_letters_of_a_name(folder, generators, tiny_aster, monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
-    monkeypatch.setattr(sys, 'stderr', stream)
-    (folder / '字.txt').touch()
-    assert convert.main(['--image_path', str(folder), '--srgan_path', generators[4], '--textsr_path', generators[4],
-                         '--aster_path', tiny_aster]) == 1
-    stream.flush()
-    assert b'\\u5b57.txt' in stream.buffer.getvalue()
 
 
 def test_inputs_that_would_share_a_result_get_their_own(run, folder, tmp_path):

@@ -40,6 +40,7 @@ from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster
+from lib.runtime.console import run_command
 from lib.vocabulary import vocabulary_of
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share')
@@ -376,4 +377,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -8,7 +8,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections import Counter, deque
@@ -17,7 +16,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from multiprocessing import parent_process
 
 import lmdb
 from PIL import Image
@@ -26,6 +24,8 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.runtime.console import run_command
+from lib.runtime.system import available_cores, end_with_parent
 from lib.wordsets.image_check import image_size
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.word_lists import find_image, open_list
@@ -49,7 +49,7 @@ def parse_args(argv=None):
     parser.add_argument('--min_height', type=int, default=0, metavar='PIXELS',
                         help='keep only images higher than this: 32 keeps 33 and up (default: %(default)s, all). '
                              'In pairs both sizes are those of the high-resolution image')
-    parser.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)),
+    parser.add_argument('--workers', type=int, default=available_cores(),
                         help='processes that read and check images (default: all cores, here %(default)s)')
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument('--force', action='store_true', help='replace an LMDB that is already at --output')
@@ -104,7 +104,7 @@ def start_worker():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter('ignore')
     warnings.simplefilter('error', Image.DecompressionBombWarning)
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    end_with_parent()
 
 
 def in_order(function, chunks, workers):
@@ -282,4 +282,4 @@ def main(argv=None):
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
-    sys.exit(main())
+    sys.exit(run_command(main))

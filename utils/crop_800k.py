@@ -1,4 +1,28 @@
-"""Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them.
+"""Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them."""
+import argparse
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.runtime.console import run_command
+from lib.runtime.system import available_cores, end_with_parent, hold
+from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
+
+DESCRIPTION = """\
+Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them.
 
     python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'
 
@@ -12,30 +36,7 @@ sizes are written. syntax_crop.odgt then lists all of those, and syntax_crop_128
 the words bigger than each size; the lists share the crops. The size 0 0 stands for every word.
 
 Started again after an interruption it goes on where it was: <out_path>/syntax_crop.run holds what was asked for and
-one small file for every 64 images that are done. The result is the same as of one run.
-"""
-import argparse
-import contextlib
-import fcntl
-import hashlib
-import json
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from pathlib import Path, PurePosixPath
-
-from tqdm import tqdm
-
-if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
-
+one small file for every 64 images that are done. The result is the same as of one run."""
 CHUNK = 64  # images a task: what a worker loses when it is interrupted, and small enough to keep all of them busy
 CROPS, LIST, SKIPPED, RUN = 'syntxt_crop', 'syntax_crop.odgt', 'syntax_crop_skipped.jsonl', 'syntax_crop.run'
 EXAMPLES = 3  # cases of a reason named in the summary; SKIPPED names all of them
@@ -55,11 +56,7 @@ def crop_chunk(task, images, out, sizes):
 
 def start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-
-    def follow_parent():  # a killed parent cannot tell; without this its workers would wait for ever
-        multiprocessing.parent_process().join()
-        os._exit(1)
-    threading.Thread(target=follow_parent, daemon=True).start()
+    end_with_parent()
 
 
 def run_chunks(function, tasks, workers):
@@ -185,16 +182,20 @@ def read_json(path):
 @contextlib.contextmanager
 def only_run(out):
     """Holds out's run folder for this process; BlockingIOError while another one has it."""
-    os.makedirs(os.path.join(out, RUN), exist_ok=True)
-    with open(os.path.join(out, RUN, 'lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    run = os.path.join(out, RUN)
+    os.makedirs(run, exist_ok=True)
+    descriptor = hold(run)
+    try:
         yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def clear_run(out, keep=()):
     """Forgets the run in out: its settings, parts and counts, but for the files named in `keep`. Crops stay."""
     for path in sorted(Path(out, RUN).iterdir(), reverse=True):  # settings before parts, which alone mean nothing
-        if path.name not in ('lock', *keep):
+        if path.name not in keep:
             path.unlink()
 
 
@@ -257,8 +258,7 @@ def natural(text):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0], epilog=__doc__.split('\n', 1)[1],
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--gt_path', default='./SynthText/gt.mat', help='gt.mat of SynthText (default %(default)s)')
     parser.add_argument('--syntxt_path', default='./SynthText',
                         help="folder that gt.mat's image names start from (default %(default)s)")
@@ -267,7 +267,7 @@ def parse_args(argv=None):
                         help='only words wider than this; several with as many --min_height make a list each')
     parser.add_argument('--min_height', type=natural, nargs='+', default=[], metavar='PIXELS',
                         help='only words higher than this')
-    parser.add_argument('--workers', type=natural, default=os.cpu_count(),
+    parser.add_argument('--workers', type=natural, default=available_cores(),
                         help='processes that crop (default: all cores, here %(default)s)')
     parser.add_argument('--force', action='store_true',
                         help='crop again where out_path holds a finished run, start over where its settings were '
@@ -316,4 +316,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

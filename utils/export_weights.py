@@ -12,6 +12,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.runtime.checkpoint import load_checkpoint, save_checkpoint
+from lib.runtime.console import run_command
 
 
 def parse_args(argv=None):
@@ -53,4 +54,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -16,6 +16,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.inference.drawing import FRAMES, GREY, INK, PAPER, draw_text
 from lib.runtime.checkpoint import written_beside
+from lib.runtime.console import run_command
 
 WIDTH, HEIGHT, SMOOTH = 900, 480, 3  # pixels of the picture; drawn so many times as large and reduced
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 48  # margins
@@ -110,4 +111,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -22,6 +23,8 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.runtime.console import run_command
+from lib.runtime.system import available_cores, end_with_parent
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.rendering import styles
 from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
@@ -46,7 +49,7 @@ def spread(function, items, workers):
     if workers == 1 or len(items) < 50:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         yield from pool.map(function, items, chunksize=8)
 
 
@@ -77,6 +80,7 @@ def start_worker(setup):
     """Keeps what all records share in the worker process; Ctrl-C is the main process's business."""
     global shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     shared = setup
 
 
@@ -113,12 +117,13 @@ def find_fonts(font_dir, split, workers):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(description='Renders pictures of single words, as on signs and packaging, into '
+                                                 'an LMDB: training data without a download.')
     parser.add_argument('--out', default='./dataset/words', help='LMDB folder to write (default: %(default)s)')
     parser.add_argument('--count', type=int, default=20000, help='number of words (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=1,
                         help='same seed, fonts and photos: same set (default: %(default)s)')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: all cores)')
+    parser.add_argument('--workers', type=int, default=available_cores(), help='processes (default: all cores)')
     parser.add_argument('--height', type=int, default=64,
                         help='least height of a crop in pixels, the greatest is 1.5 times that (default: %(default)s)')
     parser.add_argument('--words', default=DEFAULT_WORDS,
@@ -146,8 +151,7 @@ def parse_args(argv=None):
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def render_set(args):
     words, dropped = read_words(args.words)
     if not words:
         sys.exit(f'{args.words}: no word of 1 to {MAX_LENGTH} printable ASCII characters in it; give another --words')
@@ -170,10 +174,17 @@ def main(argv=None):
     print(f'{total} words written to {args.out}')
 
 
-if __name__ == '__main__':
+def main(argv=None):
+    """Render; returns the exit status: 0, or 1 where the set could not be made."""
     try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        sys.exit(str(error))
+        render_set(parse_args(argv))
+    except (OSError, BrokenProcessPool) as error:
+        killed = isinstance(error, BrokenProcessPool)
+        print(f'render_words.py: {"a worker was killed (out of memory? then fewer --workers)" if killed else error}',
+              file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))

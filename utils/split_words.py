@@ -23,6 +23,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.imaging import read_image
 from lib.runtime.checkpoint import written_beside
+from lib.runtime.console import run_command
 from lib.vocabulary import normalize
 from lib.wordsets.word_lists import find_image, open_list
 
@@ -128,4 +129,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))

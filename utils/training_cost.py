@@ -19,6 +19,7 @@ from lib.losses.text_perceptual import text_perceptual_loss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
+from lib.runtime.console import run_command
 from lib.vocabulary import Vocabulary
 
 
@@ -77,4 +78,4 @@ def main(argv=None, tera=(20, 40), jpeg_bytes=5_000):
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_command(main))

@@ -14,6 +14,7 @@ import torch
 
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
+from lib.runtime.system import sync_folder
 
 # Released recognizers store their best accuracy as a numpy scalar; these types hold numbers and run nothing. numpy 1
 # and numpy 2 name the module differently, so a file may hold either name.
@@ -42,10 +43,10 @@ def written_beside(path, flush=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if flush:
-            _flush(partial, os.O_RDWR)
+            _flush(partial)
         os.replace(partial, path)
         if flush:
-            _flush(path.parent, os.O_RDONLY)  # the new name too is to survive
+            sync_folder(path.parent)  # the new name too is to survive
     except OSError as error:
         kept = '; the file that was there is untouched' if path.is_file() else ''
         raise OSError(f'{path}: could not be written ({error.strerror or error}){kept}') from error
@@ -54,12 +55,9 @@ def written_beside(path, flush=True):
             partial.unlink()
 
 
-def _flush(path, flags):
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _flush(path):
+    with open(path, 'rb+') as file:
+        os.fsync(file.fileno())
 
 
 def save_checkpoint(path, content):

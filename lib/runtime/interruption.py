@@ -1,9 +1,8 @@
 """SIGINT and SIGTERM as a wish to stop, heard at the end of a step; a second one stops at once."""
 import contextlib
-import multiprocessing
-import os
 import signal
-import threading
+
+from lib.runtime.system import end_with_parent
 
 
 class Interrupted(BaseException):
@@ -54,5 +53,4 @@ def follow_main_process(_worker):
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    main_process = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (main_process.join(), os._exit(1)), daemon=True).start()
+    end_with_parent()

@@ -1,11 +1,12 @@
 """Writes word images and labels into an LMDB that is whole or not there at all."""
 import contextlib
-import fcntl
 import glob
 import os
 import shutil
 
 import lmdb
+
+from lib.runtime.system import hold, sync_folder
 
 FIRST_MAP_SIZE = 64 << 20  # bytes; doubled whenever it is full
 BATCH_BYTES = 16 << 20  # a transaction is committed at this size or at BATCH_RECORDS, whichever is first
@@ -55,8 +56,7 @@ class LmdbWriter:
         self._remove_leftovers()
         os.mkdir(self.partial)
         try:
-            self._lock = os.open(self.partial, os.O_RDONLY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)  # tells other writers that this folder is in use
+            self._lock = hold(self.partial)  # tells other writers that this folder is in use
             if self.append and os.path.exists(self._data(self.path)):
                 self._copy_existing()
             self._env = self._open(self.partial, map_size=FIRST_MAP_SIZE, sync=False, meminit=False)
@@ -176,12 +176,12 @@ class LmdbWriter:
         """Removes the unfinished folders of processes that were killed: those that nobody holds a lock on."""
         for folder in glob.glob(glob.escape(self.path) + '.partial-*'):
             with contextlib.suppress(OSError):
-                descriptor = os.open(folder, os.O_RDONLY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder)
-                finally:
-                    os.close(descriptor)
+                descriptor = hold(folder)
+                if descriptor is not None:  # else nothing tells whether it is in use
+                    try:
+                        shutil.rmtree(folder)
+                    finally:
+                        os.close(descriptor)
 
     def _identity(self):
         status = os.stat(self._data(self.path))
@@ -194,12 +194,3 @@ class LmdbWriter:
     @staticmethod
     def _open(folder, **options):
         return lmdb.open(folder, subdir=True, **options)
-
-
-def sync_folder(folder):
-    """Makes renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""How a command ends and what it does about its output: work already done is never lost for want of a listener."""
+import errno
+import os
+import sys
+
+
+class Output:
+    """A text stream whose errors end nothing: once it cannot be written, the rest goes to the null device.
+
+    A reader that went away, as `head` does, is no error. Any other is told on stderr once and noted in `failed`.
+    """
+
+    def __init__(self, stream):
+        self._stream, self.failed = stream, False
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self):
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())  # takes what the stream still has in its buffer too
+        os.close(null)
+        if error.errno != errno.EPIPE:
+            self.failed = True
+            print(f'{self._stream.name}: {error.strerror}; the rest of the output is lost', file=sys.stderr)
+
+
+def open_output():
+    """Make stdout and stderr ones that take every letter and are never missing, closed or full."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets that number: no file that is opened later may
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, 'w')  # noqa: SIM115 (open until the end)
+        stream.reconfigure(errors='backslashreplace')
+        setattr(sys, name, Output(stream))
+
+
+def run_command(main):
+    """Run a command's main() and return its exit status, that of Ctrl-C included; 1 where its output was cut short."""
+    open_output()
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status or int(sys.stdout.failed)

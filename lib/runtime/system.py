@@ -1,0 +1,51 @@
+"""What Linux, macOS and Windows do differently, and how processes end with their parent."""
+import multiprocessing
+import os
+import threading
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def available_cores():
+    """The number of cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # Linux: less than all of them in a container or under taskset
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_with_parent():
+    """For worker processes: end when the parent does. A killed one cannot tell them, and they would wait for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def hold(path):
+    """Lock a file or folder against other calls of this function, in any process, until the process ends.
+
+    Returns the descriptor to close for an earlier end; None on Windows, where nothing is locked. BlockingIOError while
+    another one holds it.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sync_folder(path):
+    """Make renames in a folder survive a power cut; does nothing on Windows, which cannot open a folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Commands whose output nobody takes, that is closed, or that lacks letters: they do their work all the same."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ['main.py', 'convert.py', *sorted(f'utils/{path.name}' for path in ROOT.glob('utils/[a-z]*.py'))]
+WORK = """
+import sys
+sys.path.insert(0, {root!r})
+from lib.runtime.console import run_command
+
+def main():
+    for _ in range({lines}):
+        print('a line of \u5b57')
+        print('a line of \u5b57', file=sys.stderr)
+    open({done!r}, 'w').write('done')
+    return {status}
+
+sys.exit(run_command(main))
+"""
+
+
+@pytest.fixture
+def work(tmp_path):
+    """work(redirection, ...) -> (exit status, stdout, stderr, whether the work was done) of a command that prints."""
+    def start(redirection='', lines=10_000, status=0, **environment):
+        script, done = tmp_path / 'work.py', tmp_path / 'done'
+        script.write_text(WORK.format(root=str(ROOT), lines=lines, done=str(done), status=status), encoding='utf-8')
+        done.unlink(missing_ok=True)
+        run = subprocess.run(['bash', '-c', f'set -o pipefail; "$0" "$1" {redirection}', sys.executable, script],
+                             capture_output=True, timeout=60, env={**os.environ, **environment})
+        return run.returncode, run.stdout, run.stderr.decode(), done.exists()
+    return start
+
+
+@pytest.mark.parametrize('redirection', ['| true', '2>&1 | true', '2> >(true)', '>&-', '2>&-', '>&- 2>&-', '<&- >&-'])
+@pytest.mark.parametrize('status', [0, 3])
+def test_output_that_nobody_takes(work, redirection, status):
+    code, _, err, done = work(redirection, status=status)
+    assert (code, done) == (status, True)
+    assert not [word for word in ('Traceback', 'Exception', 'Error') if word in err]
+
+
+def test_a_full_disk_is_told_and_ends_nothing(work):
+    code, _, err, done = work('>/dev/full')
+    assert (code, done) == (1, True)
+    assert err.count('No space left on device; the rest of the output is lost') == 1
+
+
+def test_an_encoding_that_lacks_a_letter(work):
+    code, out, err, done = work(lines=1, PYTHONIOENCODING='ascii')
+    assert (code, out, err, done) == (0, b'a line of \\u5b57\n', 'a line of \\u5b57\n', True)
+
+
+def test_nothing_that_is_opened_later_becomes_the_output(tmp_path):
+    """A closed stdout's number is given to the next file that is opened."""
+    script = tmp_path / 'work.py'
+    script.write_text(WORK.format(root=str(ROOT), lines=5, done=str(tmp_path / 'done'), status=0), encoding='utf-8')
+    subprocess.run(['bash', '-c', '"$0" "$1" >&- 2>&-', sys.executable, script], check=True)
+    assert (tmp_path / 'done').read_text() == 'done'
+
+
+HELP = """
+import os, runpy, sys
+vars(os).pop('sched_getaffinity', None)  # macOS
+sys.modules['fcntl'] = None  # Windows
+for command in {commands!r}:
+    for start in ('file', 'module'):
+        sys.argv[1:] = ['--help']
+        try:
+            if start == 'file':
+                sys.path[0] = os.path.dirname(os.path.join({root!r}, command))
+                runpy.run_path(os.path.join({root!r}, command), run_name='__main__')
+            else:
+                sys.path[0] = {root!r}
+                runpy.run_module(command[:-3].replace('/', '.'), run_name='__main__', alter_sys=True)
+        except SystemExit as stop:
+            print(start, command, stop.code)
+"""
+
+
+def test_every_command_starts_as_a_file_and_as_a_module_from_anywhere(tmp_path):
+    """Without docstrings, without sched_getaffinity and fcntl. In one process, as imports are slow."""
+    script = HELP.format(commands=COMMANDS, root=str(ROOT))
+    run = subprocess.run([sys.executable, '-OO', '-c', script], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, '')
+    ends = [line for line in run.stdout.splitlines() if line.startswith(('file ', 'module '))]
+    assert ends == [f'{start} {command} 0' for command in COMMANDS for start in ('file', 'module')]
+
+
+def test_every_command_is_run_as_one():
+    for command in COMMANDS:
+        assert 'sys.exit(run_command(main))' in (ROOT / command).read_text(encoding='utf-8'), command
