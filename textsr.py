@@ -35,7 +35,8 @@ def run(script):
         import convert as module
     else:
         import main as module
-    return module.main()
+    from lib.runtime.console import run_command
+    return run_command(module.main)
 
 
 def convert():

@@ -27,6 +27,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.imaging import RECOGNIZER_SIZE
 from lib.runtime.checkpoint import load_aster, load_generator, written_beside
+from lib.runtime.console import run_command
 from lib.vocabulary import vocabulary_of
 
 LOADERS = {'generator': load_generator, 'recognizer': load_aster}
@@ -143,4 +144,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_command(main))
