@@ -25,8 +25,8 @@ from tqdm import tqdm
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference.conversion import COMPARE, ORIGINAL, TITLES, Workers, convert, prepare, save, shown
 from lib.inference.drawing import stack
+from lib.inference.enlarging import Enlarger
 from lib.inference.evaluators import read_words
-from lib.inference.tiling import enlarge_by_bicubic, enlarge_by_generator
 from lib.metrics import finite_mean
 from lib.options import ASTER_PATH, GENERATOR_PATHS
 from lib.runtime.checkpoint import load_aster, load_generator, written_beside
@@ -116,11 +116,10 @@ def build_enlargers(args, device):
             other = f'--ds_scale is {scale}' if args.ds_scale > 1 else f'--srgan_path {args.srgan_path}: {scale} times'
             path = getattr(args, f'{method}_path')
             raise ValueError(f'--{method}_path {path}: enlarges {generator.scale} times; {other}')
-    enlargers = {'bicubic': partial(enlarge_by_bicubic, scale=scale)}
+    enlargers = {'bicubic': Enlarger(scale=scale, device=device).pictures}
     for method, generator in generators.items():
-        generator = generator.to(memory_format=torch.channels_last)
-        enlargers[method] = partial(enlarge_by_generator, generator, batch_size=args.batch_size, device=device,
-                                    amp=pick_amp(args.amp, device))
+        enlarger = Enlarger(generator, device=device, amp=pick_amp(args.amp, device))
+        enlargers[method] = partial(enlarger.pictures, batch_size=args.batch_size)
     return enlargers, scale
 
 

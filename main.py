@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lib import build, engine
-from lib.inference.evaluators import bicubic_enlarger, generator_enlarger
+from lib.inference.enlarging import Enlarger
 from lib.options import DEMO_WORDS, parse_args
 from lib.runtime import distributed
 from lib.runtime.console import run_command
@@ -69,9 +69,9 @@ def train(args, evaluation, state=None):
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
                 f'{args.max_len}; {records.outside} with characters outside {vocabulary.voc_type}), '
                 f'{sampler.global_batch_size} a step, {total_steps} steps on {device}')
-    methods = {'bicubic': bicubic_enlarger(args.ds_scale)}
+    methods = {'bicubic': Enlarger(scale=args.ds_scale)}
     if args.arch != 'aster':
-        methods[args.arch] = generator_enlarger(trainer.network('generator'), device)
+        methods[args.arch] = Enlarger(trainer.network('generator'), device=device)
     if 'recognizer' in trainer.networks:
         evaluation.recognizer = trainer.network('recognizer')  # its moving average, where there is one
     size_lr = (args.height // args.ds_scale, args.width // args.ds_scale)

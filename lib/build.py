@@ -8,7 +8,7 @@ from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
-from lib.inference.evaluators import bicubic_enlarger, generator_enlarger
+from lib.inference.enlarging import Enlarger
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
@@ -135,11 +135,11 @@ def build_methods(args, device):
         name, _, path = entry.partition('=')
         path = path or paths.get(name)
         if name == 'bicubic':
-            methods[name] = bicubic_enlarger(args.ds_scale)
+            methods[name] = Enlarger(scale=args.ds_scale)
         elif path is None:
             raise ValueError(f'--methods {name}: give bicubic, {", ".join(GENERATOR_PATHS)} or {name}=GENERATOR.pth')
         else:
-            methods[name] = generator_enlarger(build_generator(args, path), device)
+            methods[name] = Enlarger(build_generator(args, path), device=device)
     return methods
 
 

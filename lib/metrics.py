@@ -4,7 +4,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lib.imaging import quantize
+from lib.imaging import quantize, to_tensor
+
+STRIP_PIXELS = 1_000_000  # of what `measure` looks at in one go
 
 
 def psnr(sr, hr):
@@ -44,6 +46,22 @@ def ssim(sr, hr):
     c1, c2 = 0.01 ** 2, 0.03 ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x ** 2 + mean_y ** 2 + c1) * (var_x + var_y + c2))
     return similarity.flatten(1).mean(1).float()
+
+
+def measure(sr, hr):
+    """PSNR in dB and SSIM of two 8-bit PIL images of one size, in strips: images of any size fit into memory."""
+    reach = 10  # an SSIM window is 11 pixels high: strips share 10 rows, so that each window is seen once
+    rows = max(1, STRIP_PIXELS // sr.width)
+    error = similarity = 0.0
+    windows = max(1, sr.height - reach)
+    for top in range(0, windows, rows):
+        count = min(rows, windows - top)
+        last = sr.height if top + count == windows else top + count  # rows from here on belong to the next strip
+        strips = [to_tensor(image.crop((0, top, sr.width, min(sr.height, top + count + reach))))[None]
+                  for image in (sr, hr)]
+        similarity += ssim(*strips).item() * count
+        error += 10 ** (-psnr(*(strip[:, :, :last - top] for strip in strips)).item() / 10) * (last - top)
+    return -10 * math.log10(error / sr.height) if error else math.inf, similarity / windows
 
 
 def finite_mean(values):

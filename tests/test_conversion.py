@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,20 +14,3 @@ def test_a_zoom_means_pixels_of_the_original(tmp_path, size):
     cut = np.asarray(conversion.cut(job.hr, job.boxes[0])).astype(int)
     assert (np.abs(cut[2:-2, 2:-2] - [255, 0, 0]) < 60).all()
     assert cut.shape[:2] == ((20, 20) if size is None else (8, 15))
-
-
-def test_failed_work_ends_the_work_beside_it():
-    workers, started = conversion.Workers(2), threading.Event()
-
-    def work(item):
-        if item == 'fails':
-            started.wait(10)
-            raise ValueError('no')
-        started.set()
-        for _ in range(10 ** 6):
-            workers.tick()
-            threading.Event().wait(0.001)
-
-    with pytest.raises(ValueError, match='no'):
-        workers.map(work, ['fails', 'goes on'])
-    assert workers.stop.is_set()

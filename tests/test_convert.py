@@ -276,7 +276,7 @@ def test_mixed_precision_reaches_both_generators(generators, monkeypatch):
     for flags, amp in (([], 'bf16'), (['--amp', 'off'], 'off')):
         args = convert.parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], *flags])
         enlargers, _ = convert.build_enlargers(args, torch.device('cpu'))
-        assert [enlargers[method].keywords['amp'] for method in ('srgan', 'textsr')] == [amp, amp]
+        assert [enlargers[method].func.__self__.amp for method in ('srgan', 'textsr')] == [amp, amp]
 
 
 def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):

@@ -5,8 +5,8 @@ from torch.utils.data import DataLoader
 
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
-from lib.inference.evaluators import Reading, bicubic_enlarger, compare_words, evaluate, generator_enlarger
-from lib.models.generator import Generator
+from lib.inference.enlarging import Enlarger
+from lib.inference.evaluators import Reading, compare_words, evaluate
 from lib.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary('LOWERCASE')
@@ -36,7 +36,7 @@ RECORDS = [record('a', 2), record('b', 7, (40, 20)), Record('c', 'x', None, None
 
 def run(**options):
     samples = EvalSamples(RECORDS, [SIZE], 4, below=options.get('below'))
-    methods = {'bicubic': bicubic_enlarger(4), 'black': lambda lr: bicubic_enlarger(4)(lr) * 0}
+    methods = {'bicubic': Enlarger(scale=4), 'black': lambda lr: Enlarger(scale=4)(lr) * 0}
     loader = DataLoader(samples, 2, collate_fn=collate)
     return evaluate(loader, 'set', BrightnessReader(), VOCABULARY, methods, 'cpu', **options)
 
@@ -76,18 +76,6 @@ def test_only_what_counts_makes_a_word_right():
 
 
 def test_pictures_of_words():
-    samples, methods = EvalSamples(RECORDS, [SIZE]), {'bicubic': bicubic_enlarger(4)}
+    samples, methods = EvalSamples(RECORDS, [SIZE]), {'bicubic': Enlarger(scale=4)}
     sheet = compare_words(samples, BrightnessReader(), VOCABULARY, methods, 'cpu', SIZE)
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64
-
-
-def test_a_generator_enlarges_a_batch_in_parts_on_a_cpu(monkeypatch):
-    generator, images, parts = Generator(4, 1, 4), torch.rand(7, 3, 4, 5), []
-    generator.head.register_forward_hook(lambda _module, _args, features: parts.append(len(features)))
-    monkeypatch.setattr('lib.inference.evaluators.CPU_PIXELS', 60)
-    with torch.no_grad():
-        enlarged = generator_enlarger(generator, torch.device('cpu'))(images)
-        assert parts == [3, 3, 1] and torch.allclose(enlarged, generator(images), atol=1e-5)
-        parts.clear()
-        generator_enlarger(generator, torch.device('cpu'))(torch.rand(2, 3, 40, 50))
-    assert parts == [1, 1], 'an image of more pixels goes alone'

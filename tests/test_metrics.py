@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import correlate1d
 
-from lib.metrics import finite_mean, psnr, ssim
+from lib.imaging import to_pil, to_tensor
+from lib.metrics import finite_mean, measure, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -52,3 +54,18 @@ def test_ssim_of_equal_and_of_small_images():
 def test_finite_mean_leaves_out_what_is_infinite():
     assert finite_mean([1.0, math.inf, 3.0]) == 2.0
     assert math.isnan(finite_mean([math.inf]))
+
+
+@pytest.mark.parametrize('size', [(40, 30), (40, 11), (40, 10), (3, 1), (7, 200)])
+@pytest.mark.parametrize('strip', [1, 300, 10 ** 6])
+def test_measuring_in_strips_changes_nothing(monkeypatch, size, strip):
+    monkeypatch.setattr('lib.metrics.STRIP_PIXELS', strip)
+    torch.manual_seed(0)
+    sr, hr = (to_pil(torch.rand(3, size[1], size[0])) for _ in range(2))
+    whole = to_tensor(sr)[None], to_tensor(hr)[None]
+    assert measure(sr, hr) == pytest.approx((psnr(*whole).item(), ssim(*whole).item()), abs=1e-4)
+
+
+def test_equal_pictures_measure_as_equal():
+    picture = Image.new('RGB', (20, 20), 'red')
+    assert measure(picture, picture) == (math.inf, pytest.approx(1))

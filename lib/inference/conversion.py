@@ -1,5 +1,4 @@
 """One image after another through all methods: made smaller, enlarged, saved, measured, read and drawn."""
-import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from PIL import Image
 
 from lib.imaging import RECOGNIZER_SIZE, degrade, quantize, read_image, resize, to_pil, to_tensor
 from lib.inference import drawing
-from lib.inference.tiling import measure
+from lib.metrics import measure
 from lib.runtime.checkpoint import written_beside
 from lib.vocabulary import normalize
 
@@ -133,7 +132,6 @@ class Workers:
 
     def __init__(self, count):
         share = max(1, torch.get_num_threads() // count)
-        self.stop = threading.Event()
         self.pool = ThreadPoolExecutor(count, 'convert', torch.set_num_threads, (share,)) if count > 1 else None
 
     def map(self, function, items):
@@ -143,14 +141,8 @@ class Workers:
         try:
             return list(self.pool.map(function, items))
         except BaseException:
-            self.stop.set()  # the other threads end at their next tick
             self.pool.shutdown(cancel_futures=True)
             raise
-
-    def tick(self):
-        """To be called by long work now and then: ends it where other work has failed or was interrupted."""
-        if self.stop.is_set():
-            raise InterruptedError('stopped')
 
 
 def convert(jobs, enlargers, read, out_path, workers, batch_size):
@@ -162,7 +154,7 @@ def convert(jobs, enlargers, read, out_path, workers, batch_size):
     """
     def enlarge(task):
         method, mine = task
-        for index, picture in enlargers[method]([job.lr for job in mine], tick=workers.tick):
+        for index, picture in enlargers[method]([job.lr for job in mine]):
             save(picture, Path(out_path) / method / mine[index].name)
             mine[index].versions[method] = make_version(mine[index], method, picture)
 

@@ -4,9 +4,8 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from lib.imaging import quantize, recognizer_input, resize, to_pil
+from lib.imaging import quantize, recognizer_input, to_pil
 from lib.inference.drawing import Version, compare, stack
-from lib.inference.tiling import CPU_PIXELS
 from lib.metrics import psnr, ssim
 from lib.runtime.distributed import gather, rank
 from lib.vocabulary import normalize
@@ -37,26 +36,6 @@ def size_name(size):
     return f'{size[1]}x{size[0]}'
 
 
-def bicubic_enlarger(scale):
-    """Bicubic enlargement as a method of the evaluation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
-    return lambda images: resize(images, (images.shape[2] * scale, images.shape[3] * scale))
-
-
-def generator_enlarger(generator, device):
-    """A generator, moved to the device, as a method of the evaluation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
-    generator = generator.to(device, memory_format=torch.channels_last)
-
-    def enlarge(images):
-        generator.eval()  # at each call: between two validations it is trained
-        count = len(images)
-        if device.type == 'cpu':
-            count = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
-        return torch.cat([generator(part.contiguous(memory_format=torch.channels_last))
-                          for part in images.split(count)])
-
-    return enlarge
-
-
 def read_words(recognizer, vocabulary, images, beam_width=1):
     """Recognizer input (N, 3, 64, 256) -> N pairs of the string read and its summed log probability."""
     ids, scores = recognizer.decode(images, beam_width)
@@ -71,7 +50,7 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
         if 'error' in sample:
             continue
         hr, lr = (image[None].to(device) for image in sample['pairs'][size])
-        pictures = {**{method: quantize(enlarge(lr).float()) for method, enlarge in enlargers.items()}, 'hr': hr}
+        pictures = {**{method: quantize(enlarge(lr)) for method, enlarge in enlargers.items()}, 'hr': hr}
         inputs = torch.cat([recognizer_input(picture) for picture in pictures.values()])
         strings = [string for string, _ in read_words(recognizer, vocabulary, inputs)]
         sheets.append(compare([Version(method, to_pil(picture[0]), string)
@@ -105,7 +84,7 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
         for size, (hr, lr) in batch['pairs'].items():
             hr, lr = hr.to(device, non_blocking=True), lr.to(device, non_blocking=True)
             for method, enlarge in enlargers.items():
-                sr = quantize(enlarge(lr).float())
+                sr = quantize(enlarge(lr))
                 strings = read_words(recognizer, vocabulary, recognizer_input(sr), beam_width)
                 note(size_name(size), method, strings, psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
             if with_hr:
@@ -115,7 +94,7 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
                 strings = list(as_they_are)
                 small = [i for i, image in enumerate(batch['small']) if image is not None]
                 if small:
-                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i][None].to(device)).float()))
+                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i][None].to(device))))
                                         for i in small])
                     for i, string in zip(small, read_words(recognizer, vocabulary, inputs, beam_width)):
                         strings[i] = string

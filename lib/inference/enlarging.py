@@ -1,0 +1,203 @@
+"""Enlarging images of any size by bicubic interpolation or a generator, the same way for tests and conversion.
+
+Large images are cut into overlapping tiles, small ones of different sizes share batches. Both give what each image
+alone would give, up to rounding: tiles overlap by the receptive field, and in a batch the pixels beside a smaller image
+are kept at zero, as the padding of the convolutions is.
+"""
+import contextlib
+import math
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import nn
+
+from lib.imaging import resize, to_pil
+from lib.runtime.distributed import autocast
+
+TILE = 192  # side of a tile without its overlap, low-resolution pixels; bounds the memory of a generator
+CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
+BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
+MAX_WASTE = 1.2  # pixels computed in a batch of different sizes, for each pixel wanted
+
+
+class Tile(NamedTuple):
+    """A part of image `index`: rows top to bottom and columns left to right of the image, and `first_row`, `last_row`,
+    `first_column`, `last_column` with the surroundings that it depends on; low-resolution pixels."""
+
+    index: int
+    top: int
+    bottom: int
+    first_row: int
+    last_row: int
+    left: int
+    right: int
+    first_column: int
+    last_column: int
+
+    @property
+    def size(self):
+        return self.last_row - self.first_row, self.last_column - self.first_column
+
+
+def spans(length, tile, radius):
+    """Cut a side of `length` pixels: (start, stop) of each part and (first, last) of it with `radius` around."""
+    count = 1 if length <= tile + 2 * radius else math.ceil(length / tile)
+    cuts = [length * number // count for number in range(count + 1)]
+    return [(start, stop, max(0, start - radius), min(length, stop + radius)) for start, stop in zip(cuts, cuts[1:])]
+
+
+def batches(tiles, batch_size, max_pixels):
+    """Lists of tiles of similar sizes: at most `batch_size`, of `max_pixels` in all (a larger tile is alone)."""
+    batch, height, width, wanted = [], 0, 0, 0
+    for tile in sorted(tiles, key=lambda tile: (round(2 * math.log2(tile.size[0])), tile.size[1])):
+        taller, wider = max(height, tile.size[0]), max(width, tile.size[1])
+        area = taller * wider * (len(batch) + 1)
+        wanted += tile.size[0] * tile.size[1]
+        if batch and (len(batch) == batch_size or area > max_pixels or area > MAX_WASTE * wanted):
+            yield batch
+            batch, wanted = [], tile.size[0] * tile.size[1]
+            taller, wider = tile.size
+        batch.append(tile)
+        height, width = taller, wider
+    if batch:
+        yield batch
+
+
+def receptive_radius(generator):
+    """How many low-resolution pixels to each side a pixel of the generator's output depends on."""
+    radius, resolution = 0.0, 1
+    for module in generator.modules():
+        if isinstance(module, nn.Conv2d):
+            radius += (module.kernel_size[0] - 1) / 2 / resolution
+        elif isinstance(module, nn.PixelShuffle):
+            resolution *= module.upscale_factor
+    return math.ceil(radius)
+
+
+class Workers:
+    """Threads that share the work, each with its part of torch's threads; with count 1 there are none.
+
+    Two networks with one thread each are faster than one with two, whose threads wait for each other at every layer.
+    """
+
+    def __init__(self, count):
+        share = max(1, torch.get_num_threads() // count)
+        self.pool = ThreadPoolExecutor(count, 'enlarge', torch.set_num_threads, (share,)) if count > 1 else None
+
+    def map(self, function, items):
+        """Yield function(item) of each, in order; after an error or an interruption no further work is started."""
+        if self.pool is None:
+            yield from map(function, items)
+            return
+        try:
+            yield from self.pool.map(function, items)
+        except BaseException:
+            self.pool.shutdown(cancel_futures=True)
+            raise
+
+
+class Enlarger:
+    """Enlarges `scale` times by a generator, or without one by bicubic interpolation.
+
+    generator: moved to the device and, at each use, into eval mode. amp: see `lib.runtime.distributed.autocast`.
+    """
+
+    def __init__(self, generator=None, scale=None, device='cpu', amp='off'):
+        self.device, self.amp = torch.device(device), amp
+        self.generator = generator.to(device, memory_format=torch.channels_last) if generator is not None else None
+        self.scale = generator.scale if generator is not None else scale
+
+    @torch.no_grad()
+    def __call__(self, images):
+        """A batch (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped."""
+        height, width = images.shape[2:]
+        if self.generator is None:
+            return resize(images, (self.scale * height, self.scale * width))
+        self.generator.eval()  # between two validations it is trained
+        count = max(1, CPU_PIXELS // (height * width)) if self.device.type == 'cpu' else len(images)
+        with autocast(self.amp, self.device):
+            return torch.cat([self.generator(part.contiguous(memory_format=torch.channels_last))
+                              for part in images.split(count)])
+
+    def pictures(self, images, batch_size=64, workers=None, tile=TILE):
+        """Yield (index, enlarged 8-bit PIL image) of images (3, h, w) in [0, 1], each when it is done, in any order.
+
+        Only tiles and batches in work are in memory at full precision.
+        """
+        radius = BICUBIC_RADIUS if self.generator is None else receptive_radius(self.generator)
+        tiles = [Tile(index, *rows, *columns) for index, image in enumerate(images)
+                 for rows in spans(image.shape[1], tile, radius) for columns in spans(image.shape[2], tile, radius)]
+        waiting, canvases = Counter(tile.index for tile in tiles), {}
+        groups = list(batches(tiles, batch_size, CPU_PIXELS if self.device.type == 'cpu' else TILE * TILE))
+
+        def work(group):
+            sources = [images[tile.index][:, tile.first_row:tile.last_row, tile.first_column:tile.last_column]
+                       for tile in group]
+            return [to_pil(self._inside(tile, result)) for tile, result in zip(group, self._together(sources))]
+
+        with self._masking():
+            for group, parts in zip(groups, (workers or Workers(1)).map(work, groups)):
+                for tile, part in zip(group, parts):
+                    height, width = images[tile.index].shape[1:]
+                    if tile.index not in canvases:
+                        canvases[tile.index] = Image.new('RGB', (width * self.scale, height * self.scale))
+                    canvases[tile.index].paste(part, (tile.left * self.scale, tile.top * self.scale))
+                    waiting[tile.index] -= 1
+                    if not waiting[tile.index]:
+                        yield tile.index, canvases.pop(tile.index)
+
+    def _inside(self, tile, result):
+        """The enlarged tile without its surroundings."""
+        rows = slice((tile.top - tile.first_row) * self.scale, (tile.bottom - tile.first_row) * self.scale)
+        columns = slice((tile.left - tile.first_column) * self.scale, (tile.right - tile.first_column) * self.scale)
+        return result[:, rows, columns]
+
+    @torch.no_grad()
+    def _together(self, images):
+        """Enlarge images (3, h, w) of any sizes in one batch; a list in their order. Only inside `_masking`."""
+        if self.generator is None:
+            return [self(image[None])[0] for image in images]
+        self.generator.eval()
+        height, width = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
+        batch = torch.zeros(len(images), 3, height, width, device=self.device)
+        inside = torch.zeros(len(images), 1, height, width, device=self.device)
+        for number, image in enumerate(images):
+            batch[number, :, :image.shape[1], :image.shape[2]] = image
+            inside[number, :, :image.shape[1], :image.shape[2]] = 1
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        self._local.masks = None if inside.all() else {
+            height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
+        with autocast(self.amp, self.device):
+            details = self.generator.detail(batch)
+        return [self.generator.base(batch[number:number + 1, :, :image.shape[1], :image.shape[2]])[0]
+                + detail[:, :image.shape[1] * self.scale, :image.shape[2] * self.scale]
+                for number, (image, detail) in enumerate(zip(images, details))]
+
+    @contextlib.contextmanager
+    def _masking(self):
+        """While entered, the input of each convolution is set to zero outside the images of the batch."""
+        self._local = threading.local()  # each thread has a batch of its own
+
+        def blank(features):
+            masks = self._local.masks
+            if masks:
+                height = features.shape[2]
+                masks[height] = masks[height].to(features.dtype)  # a product of two types takes several times as long
+                features.mul_(masks[height])  # in place: nothing uses what lies outside
+
+        hooks = []
+        if self.generator is not None:
+            hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
+                     for module in self.generator.modules() if isinstance(module, nn.Conv2d)]
+            # the last convolution may be computed without its module being called
+            hooks.append(self.generator.upsample.register_forward_hook(
+                lambda _module, _args, features: blank(features)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
