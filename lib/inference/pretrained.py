@@ -6,8 +6,8 @@ from PIL import Image
 from torch import nn
 
 from lib.imaging import recognizer_input, to_rgb, to_tensor
+from lib.inference import enlarging
 from lib.inference.evaluators import read_words
-from lib.inference.tiling import enlarge_by_generator
 from lib.options import ASTER_PATH, WEIGHTS
 from lib.runtime.checkpoint import load_aster, load_generator
 from lib.vocabulary import vocabulary_of
@@ -68,7 +68,7 @@ class Enlarger(nn.Module):
             return self.enlarge([pictures])[0]
         images = [to_tensor(to_rgb(picture)) for picture in pictures]
         device = self.generator.tail.weight.device
-        results = dict(enlarge_by_generator(self.generator, images, batch_size, device))
+        results = dict(enlarging.Enlarger(self.generator, device=device).pictures(images, batch_size))
         return [results[index] for index in range(len(images))]
 
 
