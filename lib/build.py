@@ -126,9 +126,7 @@ def build_evaluation(args, recognizer, vocabulary, device):
 
 def build_methods(args, device):
     """{name: function that enlarges} of --methods; by default bicubic and the generators whose files exist."""
-    paths = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
-    if args.generator_path:
-        paths = {**paths, args.arch: args.generator_path}
+    paths = {**GENERATOR_PATHS, **({args.arch: args.generator_path} if args.generator_path else {})}
     names = args.methods or ['bicubic', *(name for name, path in paths.items() if Path(path).exists())]
     methods = {}
     for entry in names:

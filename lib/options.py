@@ -16,14 +16,14 @@ LOSS_WEIGHTS = {
     'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 1e-1},
     'aster': {},
 }
-LEARNING_RATES = {'aster': 3e-4}
-AUGMENTATIONS = {'aster': 0.5}
 SRRESNET_PATH = str(WEIGHTS / 'srresnet.pth')
-# Without --train_data_dir: the words that are rendered, {folder: (words, seed)}, and other defaults for a short run,
-# which goes on from the generator of the content loss.
+TERMS = ('content', 'adversarial', 'tpl', 'vgg')
+# Without --train_data_dir: the words that are rendered, {folder: (words, seed)}.
 DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}
-DEMO_FLAGS = {'disc_maps': 16, 'epochs': 1, 'lr': 3e-4, 'warmup': 10}
-TERMS = ('content', 'adversarial', 'tpl', 'vgg', 'tv')
+# Defaults that depend on the run: of every run, of --arch aster, of a run without --train_data_dir.
+DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'warmup': 100, 'disc_maps': 64, 'augmentation': 0.0}
+ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
+DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +65,7 @@ def build_parser():
                        help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: recognizer')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
-    model.add_argument('--disc_maps', type=int, default=64, help='feature maps of the first layer of the discriminator')
+    model.add_argument('--disc_maps', type=int, help='feature maps of the first layer of the discriminator; none: 64')
     model.add_argument('--generator_path', help='generator to start from, or to test')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
     model.add_argument('--voc_type', choices=list(VOCABULARIES), help='vocabulary; none: that of the recognizer')
@@ -78,11 +78,11 @@ def build_parser():
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
 
     optimization = parser.add_argument_group('optimization')
-    optimization.add_argument('--epochs', type=int, default=10, help='epochs to train')
+    optimization.add_argument('--epochs', type=int, help='epochs to train; none: 10, without --train_data_dir 1')
     optimization.add_argument('--max_steps', type=int, default=0, help='stop after this many steps; 0: after --epochs')
     optimization.add_argument('--lr', type=float, help='learning rate; none: 1e-4, with --arch aster 3e-4')
     optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
-    optimization.add_argument('--warmup', type=int, default=100, help='steps of rising learning rate, then a cosine')
+    optimization.add_argument('--warmup', type=int, help='steps of rising learning rate, then a cosine; none: 100')
     optimization.add_argument('--decay_steps', type=int, default=0,
                               help='steps of the cosine, the last ones; 0: all but the warm-up')
     optimization.add_argument('--ema', type=float, default=0.0,
@@ -105,10 +105,8 @@ def build_parser():
 
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
-    test.add_argument('--methods', nargs='+', help='bicubic, srgan, textsr, and names given as NAME=GENERATOR.pth; '
+    test.add_argument('--methods', nargs='+', help='bicubic, srgan, textsr (of weights/), and NAME=GENERATOR.pth; '
                       'none: bicubic and those whose weights are there')
-    test.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='generator of the method srgan')
-    test.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='generator of the method textsr')
     test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
@@ -123,13 +121,7 @@ def parse_args(argv=None):
     """The checked flags; exits with status 2 and one line on what is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    args.demo = not (args.test or args.train_data_dir)
-    if args.demo:
-        train, val = DEMO_WORDS
-        parser.set_defaults(train_data_dir=[train], val_data_dir=[val], test_data_dir=[val], **DEMO_FLAGS)
-        if args.arch != 'aster' and args.ds_scale == 4:
-            parser.set_defaults(generator_path=SRRESNET_PATH)
-        args = argparse.Namespace(**vars(parser.parse_args(argv)), demo=True)
+    fill_in(args)
 
     def require(condition, message):
         if not condition:
@@ -140,13 +132,13 @@ def parse_args(argv=None):
     for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs',
                  'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
-        require(value is None or value > 0, f'--{name} {value}: must be above zero')
+        require(value > 0, f'--{name} {value}: must be above zero')
     for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'aster_lr',
                  'seed', *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
-    require(0 <= (args.augmentation or 0) <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
+    require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
     require(0 <= args.ema < 1, f'--ema {args.ema}: must lie in 0 to 1, without 1')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
@@ -163,9 +155,6 @@ def parse_args(argv=None):
 
     args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [
         (args.height // args.ds_scale, args.width // args.ds_scale)]
-    if args.augmentation is None:
-        args.augmentation = AUGMENTATIONS.get(args.arch, 0.0)
-    args.lr = args.lr or LEARNING_RATES.get(args.arch, 1e-4)
     args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
                          if getattr(args, f'{term}_weight') is not None})
@@ -179,6 +168,20 @@ def parse_args(argv=None):
         twice = next((name for name in names if names.count(name) > 1), None)
         require(twice is None, f'--{flag}_data_dir: two sets are called {twice}, and would be counted as one')
     return args
+
+
+def fill_in(args):
+    """Give the flags that were left out the defaults of this kind of run; sets args.demo, a run on rendered words."""
+    args.demo = not (args.test or args.train_data_dir)
+    defaults = {**DEFAULTS, **(ASTER_DEFAULTS if args.arch == 'aster' else {})}
+    if args.demo:
+        train, val = DEMO_WORDS
+        defaults.update(DEMO_DEFAULTS, train_data_dir=[train], val_data_dir=[val], test_data_dir=[val])
+        if args.arch != 'aster' and args.ds_scale == 4:
+            defaults['generator_path'] = SRRESNET_PATH
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def parse_size(text, parser):

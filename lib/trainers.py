@@ -9,7 +9,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
-from lib.losses.total_variation import total_variation_loss
 from lib.runtime.distributed import autocast, unwrap
 
 
@@ -149,7 +148,7 @@ def moving_average(network, decay):
 class SuperResolutionTrainer(Trainer):
     """Trains the generator with every loss that has a weight, and the discriminator where the adversarial one has.
 
-    weights: {term: weight} of content, adversarial, tpl, vgg, tv; terms of weight 0 are not computed. networks holds
+    weights: {term: weight} of content, adversarial, tpl, vgg; terms of weight 0 are not computed. networks holds
     'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); optimizers 'generator'
     and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_clip: see there.
     """
@@ -205,8 +204,6 @@ class SuperResolutionTrainer(Trainer):
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()
-        if 'tv' in self.weights:
-            terms['tv'] = total_variation_loss(sr)
         return terms
 
 

@@ -22,7 +22,7 @@ from lib.vocabulary import Vocabulary
 from tests.conftest import TINY_ASTER
 
 DEVICE = torch.device('meta')
-WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3, 'tv': 1e-8}
+WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
 
 
 class Answers(TorchFunctionMode):

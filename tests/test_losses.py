@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
-from lib.losses.total_variation import total_variation_loss
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.vocabulary import Vocabulary
@@ -37,13 +36,6 @@ def test_generator_loss_does_not_saturate():
     logits = torch.full((2,), -20.0, requires_grad=True)
     generator_loss(logits).backward()
     assert logits.grad.sum().item() == pytest.approx(-1)
-
-
-def test_total_variation():
-    assert total_variation_loss(torch.full((1, 3, 5, 5), 0.7)).item() == 0
-    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 6, 8)
-    assert total_variation_loss(stripes).item() == pytest.approx(1)
-    assert total_variation_loss(stripes.transpose(2, 3)).item() == pytest.approx(1)
 
 
 def test_labels_are_padded_to_the_longest():
