@@ -34,7 +34,9 @@ def build_recognizer(args, device):
     """The recognizer, frozen except with --arch aster and --finetune_aster, and its vocabulary."""
     if args.aster_path == 'none':
         vocabulary = Vocabulary(args.voc_type or 'ALLCASES_SYMBOLS')
-        return Aster(len(vocabulary)).to(device), vocabulary
+        width = args.aster_width
+        return Aster(len(vocabulary), width=width, decoder_dim=16 * width, attention_dim=16 * width,
+                     lstm_dim=8 * width, stn_width=width, stn_dim=16 * width).to(device), vocabulary
     recognizer = load_aster(args.aster_path)
     try:
         vocabulary = vocabulary_of(recognizer.num_classes)

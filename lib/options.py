@@ -1,6 +1,7 @@
 """The flags of main.py, and the checks that need nothing but the flags."""
 import argparse
 import math
+import shlex
 from pathlib import Path
 
 from lib.vocabulary import VOCABULARIES
@@ -31,12 +32,20 @@ class Parser(argparse.ArgumentParser):
         """One line, without the usage of some seventy flags in front."""
         self.exit(2, f'{self.prog}: {message}\n')
 
+    def convert_arg_line_to_args(self, line):
+        """Several flags on a line of an argument file, and comments from # on."""
+        try:
+            return shlex.split(line, comments=True)
+        except ValueError as error:  # a quotation that does not end
+            self.error(f'{line}: {error}')
+
 
 def build_parser():
     parser = Parser(
-        prog='main.py',
+        prog='main.py', fromfile_prefix_chars='@',
         description='Train and test TextSR: super-resolution of word images guided by a text recognizer. Without '
-                    'flags: renders a small word set, trains on it for minutes, tests.',
+                    'flags: renders a small word set, trains on it for minutes, tests. @FILE stands for the flags in a '
+                    'file, as in recipes/.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     data = parser.add_argument_group('data')
@@ -68,6 +77,8 @@ def build_parser():
     model.add_argument('--disc_maps', type=int, help='feature maps of the first layer of the discriminator; none: 64')
     model.add_argument('--generator_path', help='generator to start from, or to test')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
+    model.add_argument('--aster_width', type=int, default=32,
+                       help="channels of a new recognizer's first layer, 32 as in ASTER; all others in proportion")
     model.add_argument('--voc_type', choices=list(VOCABULARIES), help='vocabulary; none: that of the recognizer')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
 
@@ -129,8 +140,8 @@ def parse_args(argv=None):
 
     for name, value in vars(args).items():
         require(not isinstance(value, float) or math.isfinite(value), f'--{name} {value}: must be a finite number')
-    for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'max_len', 'batch_size', 'test_batch_size', 'epochs',
-                 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
+    for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'aster_width', 'max_len', 'batch_size',
+                 'test_batch_size', 'epochs', 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
         require(value > 0, f'--{name} {value}: must be above zero')
     for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'aster_lr',

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import main
+from lib.build import build_recognizer
 from lib.models.generator import Generator
-from lib.options import SRRESNET_PATH, build_parser, parse_args
-from lib.runtime.checkpoint import save_checkpoint
+from lib.options import ASTER_PATH, SRRESNET_PATH, build_parser, parse_args
+from lib.runtime.checkpoint import load_aster, save_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ['--blocks=1', '--maps=8', '--disc_maps=4', '--width=32', '--height=16', '--batch_size=4', '--workers=0']
@@ -43,7 +44,8 @@ def test_bad_flags(text, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == ''
     assert err.startswith('main.py: ') and err.count('\n') == 1
-    named = {'--content_weight=0': 'every loss', '--train_shares=-1': '--train_shares'}
+    named = {'--content_weight=0': 'every loss', '--train_shares=-1': '--train_shares',
+             '@no_such_recipe.txt': 'no_such_recipe.txt'}
     assert named.get(text, text.split('=')[0].split()[0]) in err
     assert not list(tmp_path.iterdir())
 
@@ -64,6 +66,30 @@ def test_defaults_of_a_run_without_training_data():
     args = parse_args(['--train_data_dir', 'x'])
     assert (args.epochs, args.blocks, args.demo, args.lr) == (10, 16, False, 1e-4)
     assert parse_args(['--train_data_dir', 'x', '--arch', 'aster']).lr == 3e-4
+
+
+def test_flags_from_a_file(tmp_path):
+    """Several on a line, comments, names with blanks; what stands behind the file on the command line wins."""
+    recipe = tmp_path / 'recipe.txt'
+    recipe.write_text("# a comment\n--arch srgan --lr 3e-4  # another\n\n--train_data_dir 'a b' c\n")
+    args = parse_args([f'@{recipe}', '--lr', '1e-3'])
+    assert (args.arch, args.lr, args.train_data_dir) == ('srgan', 1e-3, ['a b', 'c'])
+
+
+def test_a_file_of_flags_with_an_open_quotation(tmp_path, capsys):
+    (tmp_path / 'recipe.txt').write_text("--logs_dir 'a b\n")
+    with pytest.raises(SystemExit):
+        parse_args([f'@{tmp_path / "recipe.txt"}'])
+    assert "--logs_dir 'a b" in capsys.readouterr().err
+
+
+def test_a_new_recognizer_of_half_the_channels():
+    """It has the sizes of the shipped one."""
+    args = parse_args(['--arch', 'aster', '--aster_path', 'none', '--aster_width', '16', '--train_data_dir', 'x'])
+    new, _ = build_recognizer(args, torch.device('cpu'))
+    shipped = load_aster(ASTER_PATH)
+    assert {name: value.shape for name, value in new.state_dict().items()} == \
+        {name: value.shape for name, value in shipped.state_dict().items()}
 
 
 def test_sets_and_sizes():

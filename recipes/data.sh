@@ -1,0 +1,26 @@
+#!/bin/sh
+# The words that the shipped models are trained and validated on, into ./dataset.
+#
+# Needs, as folders of images with a gt.txt in ./real, the training sets of IIIT5K, SVT, ICDAR 2015 and ICDAR 2003 and
+# the high-resolution pictures of TextZoom's train2, and the test sets, whose words are kept out.
+# Fonts and photographs come from Debian; without them the renderer takes what the machine has:
+#   xargs apt-get install -y --no-install-recommends plasma-workspace-wallpapers lomiri-wallpapers-16.04 \
+#     lomiri-wallpapers-20.04 < lib/wordsets/rendering/font_packages.txt
+set -eu
+
+render() {
+    python3 utils/render_words.py --background_dir /usr/share/wallpapers /usr/share/backgrounds "$@"
+}
+render --out ./dataset/words_40k --count 40000 --seed 7 --font_split train
+render --out ./dataset/words_60k --count 60000 --seed 8 --font_split train
+render --out ./dataset/words_200k --count 200000 --seed 9 --font_split train
+render --out ./dataset/words_100k --count 100000 --seed 10 --font_split train
+render --out ./dataset/words_120k --count 120000 --seed 11 --font_split train
+render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
+render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
+
+python3 -m utils.split_words --out ./dataset/lists \
+    --input ./real/iiit5k_train ./real/svt_train ./real/ic15_train ./real/ic03_train ./real/textzoom_train2 \
+    --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
+python3 utils/create_lmdb.py --input ./dataset/lists/train.odgt --output ./dataset/real_train
+python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val
