@@ -215,8 +215,9 @@ class RecognizerTrainer(Trainer):
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
 
     def step(self, batch):
-        """One step on images (N, 3, 64, 256) in [-1, 1] and label; returns {name: number}."""
+        """One step on 8-bit images (N, 64, 256, 3) and label; returns {name: number}."""
         images = batch['images'].to(self.device, non_blocking=True)
+        images = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # NHWC -> NCHW in [-1, 1]
         targets = encode_labels(batch['label'], self.vocabulary, self.device)
         self.recognizer.train()
         with self.autocast():

@@ -1,11 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lib.datasets.augment import augment, vary
+from lib.datasets.augment import augment, bend, low_resolution, recolour, vary
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
-from lib.imaging import degrade, resize, to_tensor
+from lib.imaging import degrade, recognizer_input, resize, to_tensor
 
 
 @pytest.fixture
@@ -38,11 +39,12 @@ def test_the_draws_seed_decides_the_degradation(picture):
 def test_reading_samples_and_the_reduced_ones(picture):
     records = [Record('r', 'word', picture, None, None)]
     plain, reduced = ReadingSamples(records)[0, 1]['images'], ReadingSamples(records, reduced=(8, 32))[0, 1]['images']
-    assert plain.shape == reduced.shape == (3, 64, 256)
-    assert plain.min() >= -1 and plain.max() <= 1
+    assert plain.shape == reduced.shape == (64, 256, 3) and plain.dtype == torch.uint8
+    seen = recognizer_input(to_tensor(picture)[None])[0]  # what a test of the same picture sees
+    assert (plain.permute(2, 0, 1) / 127.5 - 1 - seen).abs().max() < 0.01
 
     def detail(images):
-        return images.diff(dim=2).diff(dim=2).abs().mean()
+        return images.float().diff(dim=1).diff(dim=1).abs().mean()
     assert detail(reduced) < detail(plain)
 
 
@@ -64,16 +66,47 @@ def test_collate_leaves_out_and_lists_what_is_damaged(picture):
     assert collate([samples[1, 0]]) == {'errors': ['s: broken']}
 
 
-def test_augmentation_follows_its_generator_and_keeps_the_range(picture):
-    images = to_tensor(picture)[None]
+def test_augmentation_follows_its_generator(picture):
+    before = picture.copy()
     seen = []
     for seed in range(40):
-        damaged = augment(images, 1.0, torch.Generator().manual_seed(seed))
-        assert damaged.shape == images.shape and damaged.min() >= 0 and damaged.max() <= 1
-        assert torch.equal(damaged, augment(images, 1.0, torch.Generator().manual_seed(seed)))
-        seen.append(damaged)
-    assert sum(not torch.equal(damaged, images) for damaged in seen) > 30
-    assert torch.equal(augment(images, 0.0), images)
+        changed = augment(picture, 1.0, np.random.default_rng(seed))
+        assert changed.mode == 'RGB' and changed == augment(picture, 1.0, np.random.default_rng(seed))
+        seen.append(changed)
+    assert sum(changed != picture for changed in seen) > 30
+    assert augment(picture, 0.0, np.random.default_rng(1)) == picture == before
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 90), (500, 2)])
+def test_augmentation_takes_any_size(size):
+    for seed in range(20):
+        changed = augment(Image.new('RGB', size, 'teal'), 1.0, np.random.default_rng(seed))
+        assert min(changed.size) >= 1 and max(changed.size) <= 1024
+
+
+def test_a_bent_line_keeps_its_letters_and_its_background():
+    """A dark bar all along the middle is there in every column, on the background it had."""
+    picture = Image.new('RGB', (120, 40), 'white')
+    picture.paste((0, 0, 0), (0, 16, 120, 24))
+    for seed in range(20):
+        values = np.asarray(bend(picture, np.random.default_rng(seed)).convert('L'))
+        assert (values[:, 6:-6].min(0) < 100).all() and np.median(values) > 180
+
+
+def test_low_resolution_loses_detail_and_keeps_the_mean():
+    noise = Image.effect_noise((200, 60), 80).convert('RGB')
+    values = np.asarray(noise, dtype=float)
+    for seed in range(20):
+        low = low_resolution(noise, np.random.default_rng(seed))
+        assert low.width % 4 == low.height % 4 == 0 and 32 <= low.height <= 128
+        again = np.asarray(low.resize(noise.size), dtype=float)
+        assert again.std() < 0.6 * values.std() and abs(again.mean() - values.mean()) < 8
+
+
+def test_colours_change_but_the_word_stays(picture):
+    for seed in range(40):
+        values = np.asarray(recolour(picture, np.random.default_rng(seed)), dtype=float)
+        assert values.std() > 0.2 * np.asarray(picture).std()
 
 
 def test_varied_images_follow_their_generator_and_stay_sharp():

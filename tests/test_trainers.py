@@ -303,7 +303,7 @@ def test_the_recognizer_learns_two_words(tiny_aster):
     optimizers = {'recognizer': optimizer_step(recognizer, lr=0.01)}
     trainer = RecognizerTrainer({'recognizer': recognizer}, optimizers, CPU, Vocabulary())
     torch.manual_seed(0)
-    batch = {'images': torch.rand(2, 3, 64, 256) * 2 - 1, 'label': ['sun', 'K9']}
+    batch = {'images': torch.randint(256, (2, 64, 256, 3), dtype=torch.uint8), 'label': ['sun', 'K9']}
     statistics = recognizer.encoder.layer0[1].running_mean.clone()
     losses = [trainer.step(batch)['total'] for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]

@@ -1,9 +1,11 @@
 """What the networks are given of a record: tensors made in the data workers, stacked by `collate`."""
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from lib.datasets.augment import augment, vary
-from lib.imaging import degrade, recognizer_input, resize, to_tensor
+from lib.imaging import RECOGNIZER_SIZE, degrade, recognizer_input, resize, to_pil, to_tensor
 
 
 class PairSamples(Dataset):
@@ -34,10 +36,11 @@ class PairSamples(Dataset):
 
 
 class ReadingSamples(Dataset):
-    """Training samples for the recognizer: images (3, 64, 256) in [-1, 1] and label. A draw is (index, seed).
+    """Training samples for the recognizer: images uint8 (64, 256, 3), and label. A draw is (index, seed).
 
-    augmentation: strength in [0, 1] of the random reduction, blur, noise, contrast and JPEG. reduced: (height, width)
-    to reduce every image to before, and enlarge it from, both bicubic; None keeps the image's own size.
+    They are 8-bit, a quarter of the recognizer's input to carry from data workers. augmentation: strength in [0, 1],
+    see `augment`. reduced: (height, width) to reduce every image to before, and enlarge it from, both bicubic; None
+    keeps the image's own size.
     """
 
     def __init__(self, records, augmentation=0.0, reduced=None, ds_scale=4):
@@ -49,15 +52,16 @@ class ReadingSamples(Dataset):
         if record.error:
             return {'error': record.error}
         image = record.image
-        image.thumbnail((400, 100))  # more than the recognizer sees; makes what follows cheap
-        images = to_tensor(image)[None]
+        height, width = RECOGNIZER_SIZE
         if self.reduced:
-            height, width = self.reduced
-            hr = resize(images, (height * self.ds_scale, width * self.ds_scale))
-            images = resize(degrade(hr, self.ds_scale), hr.shape[-2:])
+            size = self.reduced[0] * self.ds_scale, self.reduced[1] * self.ds_scale
+            hr = resize(to_tensor(image)[None], size)
+            image = to_pil(resize(degrade(hr, self.ds_scale), size)[0])
         if self.augmentation:
-            images = augment(images, self.augmentation, torch.Generator().manual_seed(seed))
-        return {'label': record.label, 'images': recognizer_input(images)[0]}
+            image.thumbnail((width, height))  # makes what follows cheap
+            image = augment(image, self.augmentation, np.random.default_rng(seed))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return {'label': record.label, 'images': torch.from_numpy(np.array(image))}
 
 
 class EvalSamples(Dataset):
