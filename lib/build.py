@@ -63,6 +63,15 @@ def build_generator(args, path):
     return generator
 
 
+def adam(groups, rate):
+    """Adam as one kernel, two times as fast, where this torch has it for the device of the parameters (CPU: 2.4)."""
+    groups = list(groups)
+    try:
+        return torch.optim.Adam(groups, rate, fused=True)
+    except RuntimeError:
+        return torch.optim.Adam(groups, rate)
+
+
 def build_trainer(args, recognizer, vocabulary, device, total_steps):
     """The trainer of --arch with its networks on the device, wrapped for several processes."""
     schedule = cosine_schedule(total_steps, args.warmup, args.decay_steps)
@@ -73,10 +82,10 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
 
     def optimizer(groups):
         scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
-        return OptimizerStep(torch.optim.Adam(groups, args.lr), schedule, args.grad_clip, scaler)
+        return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
     if args.arch == 'aster':
-        recognizer = distributed.wrap(recognizer, device, args.sync_bn)
+        recognizer = distributed.wrap(recognizer.to(memory_format=torch.channels_last), device, args.sync_bn)
         optimizers = {'recognizer': optimizer(recognizer.parameters())}
         return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)
 
