@@ -7,14 +7,19 @@ import sys
 import time
 from pathlib import Path
 
+from lib.options import DEMO_WORDS, parse_args
+from lib.runtime.console import open_output, run_command
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
 import numpy as np
 import torch
 
 from lib import build, engine
 from lib.inference.enlarging import Enlarger
-from lib.options import DEMO_WORDS, parse_args
 from lib.runtime import distributed
-from lib.runtime.console import run_command
 from lib.runtime.interruption import Interrupted, Interruption
 from lib.runtime.logs import RunLog
 from lib.trainers import NonFiniteLoss
@@ -113,7 +118,8 @@ def seed_everything(seed, deterministic):
     torch.manual_seed(seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = not deterministic  # sizes are fixed in training
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: seconds
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def render_words():

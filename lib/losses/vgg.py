@@ -2,7 +2,6 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import VGG19_Weights, vgg19
 
 
 class VGGLoss(nn.Module):
@@ -12,7 +11,8 @@ class VGGLoss(nn.Module):
     leaves the network untrained.
     """
 
-    def __init__(self, weights=VGG19_Weights.DEFAULT):
+    def __init__(self, weights='DEFAULT'):
+        from torchvision.models import vgg19  # takes longer to import than torch itself
         super().__init__()
         self.features = vgg19(weights=weights).features[:36].eval().requires_grad_(False)
         self.register_buffer('mean', torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
