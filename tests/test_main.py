@@ -1,11 +1,20 @@
 """Short runs of main.py as a whole: what they show, and what they make of damaged records."""
 import json
+import os
 import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import word_records, write_lmdb
 
 import main
+from lib.runtime.checkpoint import load_checkpoint, load_generator
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # 8 words, 4 steps an epoch, 8 steps
 TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2',
@@ -77,3 +86,51 @@ def test_testing_counts_what_could_be_read(flags, tmp_path, capsys):
     assert run(flags, tmp_path / 'none', *test, ruin) == 1
     assert 'not one word could be read' in capsys.readouterr().err
     assert not (tmp_path / 'none').exists()
+
+
+def start(command, tmp_path, *flags, missing=()):
+    """A command of the project, run from tmp_path without some modules."""
+    for name in missing:
+        (tmp_path / f'{name}.py').write_text('raise ImportError("not needed")')
+    return subprocess.run([sys.executable, str(ROOT / command), *flags], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+
+
+@pytest.mark.parametrize('command', ['main.py', 'utils/create_lmdb.py'])
+def test_flags_are_answered_before_the_slow_imports(command, tmp_path):
+    slow = ('torch', 'torchvision', 'numpy', 'scipy')
+    done = start(command, tmp_path, '--help', missing=slow)
+    assert done.returncode == 0 and '--workers' in done.stdout and done.stderr == ''
+    done = start(command, tmp_path, '--workers', '-1', missing=slow)
+    assert done.returncode == 2 and '--workers' in done.stderr.splitlines()[-1]
+
+
+def test_testing_from_another_folder_with_the_default_recognizer(tmp_path, tiny_lmdb):
+    flags = ['--test', '--methods', 'bicubic', '--test_data_dir', tiny_lmdb(), '--workers', '0']
+    done = start('main.py', tmp_path, *flags, missing=['torchvision'])  # which is for the VGG loss alone
+    assert done.returncode == 0, done.stderr
+    assert '| words | 8 | bicubic |' in done.stdout
+    assert done.stdout.strip() == (tmp_path / 'logs' / 'results.md').read_text().strip()
+
+
+def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path, monkeypatch):
+    # traced, but without code made of it: that takes a minute and a C++ compiler
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
+    assert run(flags, tmp_path / 'plain', '--amp=off') == 0
+    assert run(flags, tmp_path / 'compiled', '--amp=off', '--compile') == 0
+    plain, compiled = (load_checkpoint(tmp_path / name / 'last.pth') for name in ('plain', 'compiled'))
+    for network in ('generator', 'discriminator'):
+        torch.testing.assert_close(compiled[network], plain[network], rtol=1e-3, atol=1e-4)
+    load_generator(tmp_path / 'compiled' / 'last.pth')
+
+
+def test_deterministic_runs_are_equal_to_the_last_bit(flags, tmp_path):
+    states = []
+    for name in ('one', 'two'):
+        assert run(flags, tmp_path / name, '--deterministic') == 0
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        states.append(load_checkpoint(tmp_path / name / 'last.pth'))
+    for network in ('generator', 'discriminator'):
+        torch.testing.assert_close(states[0][network], states[1][network], rtol=0, atol=0)
+    assert run(flags, tmp_path / 'three') == 0
+    assert not torch.are_deterministic_algorithms_enabled()
