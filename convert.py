@@ -128,7 +128,7 @@ def build_reader(args, device):
     recognizer = load('--aster_path', args.aster_path, load_aster, device)
     if args.beam_width > recognizer.num_classes:
         raise ValueError(f'--beam_width {args.beam_width}: more than the {recognizer.num_classes} classes there are')
-    vocabulary = vocabulary_of(recognizer.num_classes)
+    vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
 
     def read(pictures):
         inputs = torch.cat([recognizer_input(to_tensor(picture)[None]) for picture in pictures])

@@ -18,7 +18,7 @@ from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
 from lib.runtime.interruption import follow_main_process
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
-from lib.vocabulary import Vocabulary, vocabulary_of
+from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 
 
 def check_sets(args):
@@ -32,18 +32,8 @@ def check_sets(args):
 
 def build_recognizer(args, device):
     """The recognizer, frozen except with --arch aster and --finetune_aster, and its vocabulary."""
-    if args.aster_path == 'none':
-        vocabulary = Vocabulary(args.voc_type or 'ALLCASES_SYMBOLS')
-        width = args.aster_width
-        return Aster(len(vocabulary), width=width, decoder_dim=16 * width, attention_dim=16 * width,
-                     lstm_dim=8 * width, stn_width=width, stn_dim=16 * width).to(device), vocabulary
-    recognizer = load_aster(args.aster_path)
-    try:
-        vocabulary = vocabulary_of(recognizer.num_classes)
-    except ValueError as error:
-        raise ValueError(f'{args.aster_path}: {error}') from error
-    if args.voc_type not in (None, vocabulary.voc_type):
-        raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}')
+    recognizer, vocabulary = _recognizer(args)
+    vocabulary.case_sensitive = args.case_sensitive
     if args.beam_width > len(vocabulary):
         raise ValueError(f'--beam_width {args.beam_width}: {args.aster_path} has {len(vocabulary)} classes')
     if args.arch != 'aster' or args.test:
@@ -51,6 +41,32 @@ def build_recognizer(args, device):
         # fine-tuned, it keeps its batch norm statistics: those of super-resolved batches would shift them
         recognizer.requires_grad_(args.finetune_aster and not args.test)
     return recognizer.to(device), vocabulary
+
+
+def _recognizer(args):
+    """The recognizer of --aster_path, for the characters of --voc_type where they are given, and its vocabulary."""
+    wanted = read_vocabulary(args.voc_type) if args.voc_type else None
+    if args.aster_path == 'none':
+        vocabulary = wanted or Vocabulary()
+        width = args.aster_width
+        return Aster(len(vocabulary), width=width, decoder_dim=16 * width, attention_dim=16 * width, lstm_dim=8 * width,
+                     stn_width=width, stn_dim=16 * width, alphabet=vocabulary.alphabet), vocabulary
+    recognizer = load_aster(args.aster_path)
+    try:
+        vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
+    except ValueError as error:
+        raise ValueError(f'{args.aster_path}: {error}') from error
+    if wanted and wanted.characters != vocabulary.characters:
+        if args.arch != 'aster' or args.test:
+            raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}; '
+                             '--arch aster trains it to others')
+        known = [vocabulary.ids.get(character, vocabulary.unknown) for character in wanted.characters]
+        recognizer.with_classes([*known, vocabulary.eos, vocabulary.padding, vocabulary.unknown], wanted.alphabet)
+        if distributed.rank() == 0:
+            print(f'--voc_type {args.voc_type}: {len(known) - known.count(vocabulary.unknown)} of its {len(known)} '
+                  f'characters are known to {args.aster_path}; the others start as unknown', flush=True)
+        vocabulary = wanted
+    return recognizer, vocabulary
 
 
 def build_generator(args, path):
@@ -107,8 +123,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
 
 def build_samples(args, vocabulary):
     """The training samples of --arch, and the sampler that orders them."""
-    characters = vocabulary.characters + vocabulary.characters.upper()  # LOWERCASE takes capitals too
-    records = LmdbDataset(args.train_data_dir, args.max_len, characters)
+    records = LmdbDataset(args.train_data_dir, args.max_len, vocabulary.ids)
     if args.arch == 'aster':
         reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
         samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)

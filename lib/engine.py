@@ -203,6 +203,8 @@ def test(evaluation, sets, sizes_lr, methods, folder, below=None):
         raise NoReadableSamples('--test_data_dir: not one word could be read')
     if distributed.rank() == 0:
         rows = summarize(readings)
-        text = markdown(rows, [name for name, _ in sets])
+        counted = ', case and symbols counted,' if evaluation.vocabulary.case_sensitive else ','
+        text = markdown(rows, [name for name, _ in sets],
+                        f'Word accuracy (%){counted} by size of the low-resolution image')
         save_tables(Path(folder), rows, readings, text)
         print(text)

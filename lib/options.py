@@ -79,7 +79,8 @@ def build_parser():
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
     model.add_argument('--aster_width', type=int, default=32,
                        help="channels of a new recognizer's first layer, 32 as in ASTER; all others in proportion")
-    model.add_argument('--voc_type', choices=list(VOCABULARIES), help='vocabulary; none: that of the recognizer')
+    model.add_argument('--voc_type', help=f'{", ".join(VOCABULARIES)} or a text file with the characters to know, in '
+                       'UTF-8: --arch aster trains a recognizer for them; none: those of the recognizer')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
 
     losses = parser.add_argument_group('losses (a weight that is not given is that of --arch)')
@@ -124,6 +125,8 @@ def build_parser():
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
     test.add_argument('--beam_width', type=int, default=1, help='beams of the reading; 1: greedy')
+    test.add_argument('--case_sensitive', action='store_true',
+                      help='a word is right where all of it is read, case and symbols too; else letters and digits')
     test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')
     return parser
 
@@ -162,6 +165,8 @@ def parse_args(argv=None):
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
             '--arch aster trains the recognizer alone: --finetune_aster and --generator_path do not go with it')
+    require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
+            f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
     require(args.aster_path != 'none' or args.arch == 'aster', '--aster_path none: only with --arch aster')
 
     args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [

@@ -1,5 +1,7 @@
 """Characters and class ids of the recognizer, and the rule by which a word counts as read."""
 import string
+import unicodedata
+from pathlib import Path
 
 VOCABULARIES = {
     'LOWERCASE': string.digits + string.ascii_lowercase,
@@ -9,16 +11,46 @@ VOCABULARIES = {
 ALPHANUMERIC = frozenset(VOCABULARIES['LOWERCASE'])
 
 
-class Vocabulary:
-    """Strings to class ids and back: the characters, then EOS, PADDING, UNKNOWN; `voc_type` a key of VOCABULARIES."""
+def composed(text):
+    """Unicode's form NFC: an accented letter is one character, however the text was typed."""
+    return text if text.isascii() else unicodedata.normalize('NFC', text)
 
-    def __init__(self, voc_type='ALLCASES_SYMBOLS'):
-        if voc_type not in VOCABULARIES:
+
+def read_alphabet(path):
+    """The characters of a UTF-8 text file, each once, in its order and without white space.
+
+    OSError or ValueError that names the path where it cannot be read or holds none.
+    """
+    try:
+        characters = ''.join(dict.fromkeys(''.join(composed(Path(path).read_text(encoding='utf-8-sig')).split())))
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}: not a text file in UTF-8 ({error})') from error
+    if not characters:
+        raise ValueError(f'{path}: no characters in it; write those that the recognizer is to know, in any order')
+    return characters
+
+
+class Vocabulary:
+    """Strings to class ids and back: the characters, then EOS, PADDING, UNKNOWN.
+
+    voc_type: a key of VOCABULARIES. alphabet: other characters, a string, in the place of those. case_sensitive: see
+    `normalize`. ValueError for an unknown voc_type.
+    """
+
+    def __init__(self, voc_type='ALLCASES_SYMBOLS', alphabet=None, case_sensitive=False):
+        if alphabet is not None:
+            voc_type = next((name for name, known in VOCABULARIES.items() if known == alphabet),
+                            f'an alphabet of {len(alphabet)} characters')
+        elif voc_type not in VOCABULARIES:
             raise ValueError(f'voc_type {voc_type!r}: choose one of {", ".join(VOCABULARIES)}')
-        self.voc_type = voc_type
-        self.characters = VOCABULARIES[voc_type]
+        self.voc_type, self.case_sensitive = voc_type, case_sensitive
+        self.characters = VOCABULARIES.get(voc_type, alphabet)
+        self.alphabet = None if voc_type in VOCABULARIES else alphabet  # what a file of weights has to carry
         self.eos, self.padding, self.unknown = range(len(self.characters), len(self.characters) + 3)
         self.ids = {character: index for index, character in enumerate(self.characters)}
+        for character in self.characters:  # a case that has no class of its own is that of the other case
+            for other in (character.lower(), character.upper()):
+                self.ids.setdefault(other, self.ids[character])
 
     def __len__(self):
         """The number of classes."""
@@ -26,9 +58,7 @@ class Vocabulary:
 
     def encode(self, label):
         """Class ids of a string with EOS behind; characters outside the vocabulary become UNKNOWN."""
-        if self.voc_type == 'LOWERCASE':
-            label = label.lower()
-        return [self.ids.get(character, self.unknown) for character in label] + [self.eos]
+        return [self.ids.get(character, self.unknown) for character in composed(label)] + [self.eos]
 
     def decode(self, ids):
         """The string of a sequence of class ids, up to its EOS; PADDING and UNKNOWN print nothing."""
@@ -40,15 +70,44 @@ class Vocabulary:
                 characters.append(self.characters[index])
         return ''.join(characters)
 
+    def normalize(self, word):
+        """What of a word counts: its letters and digits, lower-cased; with case_sensitive all of it, as it is.
 
-def vocabulary_of(num_classes):
-    """The vocabulary that has this many classes; ValueError where none has."""
+        Letters and digits are a to z and 0 to 9, as in the protocol of the seven test sets. With an alphabet of one's
+        own they are those of every script, with their marks; where it has none of these, the whole word counts.
+        """
+        if not self.case_sensitive and self.alphabet is None:
+            return normalize(word)
+        word = composed(word)
+        if self.case_sensitive or not any(map(is_letter, self.alphabet)):
+            return word
+        return ''.join(filter(is_letter, word.lower()))
+
+    def same(self, string, label):
+        """Whether a word counts as read."""
+        return self.normalize(string) == self.normalize(label)
+
+
+def read_vocabulary(voc_type):
+    """The vocabulary of a key of VOCABULARIES or of the path of a file of characters; errors as in `read_alphabet`."""
+    return Vocabulary(voc_type) if voc_type in VOCABULARIES else Vocabulary(alphabet=read_alphabet(voc_type))
+
+
+def vocabulary_of(num_classes, alphabet=None):
+    """The vocabulary that has this many classes, or that of an alphabet; ValueError where none has."""
+    if alphabet is not None:
+        return Vocabulary(alphabet=alphabet)
     for voc_type in VOCABULARIES:
         vocabulary = Vocabulary(voc_type)
         if len(vocabulary) == num_classes:
             return vocabulary
     raise ValueError(f'no vocabulary has {num_classes} classes; known are '
                      + ', '.join(f'{name} with {len(Vocabulary(name))}' for name in VOCABULARIES))
+
+
+def is_letter(character):
+    """Whether it is a letter, a mark on one, or a digit, of any script."""
+    return unicodedata.category(character)[0] in 'LMN'
 
 
 def normalize(word):

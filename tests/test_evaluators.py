@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.enlarging import Enlarger
-from lib.inference.evaluators import Reading, compare_words, evaluate
+from lib.inference.evaluators import compare_words, evaluate
 from lib.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary('LOWERCASE')
@@ -68,11 +68,6 @@ def test_second_protocol_enlarges_small_pictures_only():
     readings, _ = run(below=(32, 64))
     strings = {r.index: r.string for r in readings if r.lr_size == 'below 64x32' and r.method == 'black'}
     assert strings == {0: '2', 1: '0', 3: '9'}  # 40x20 is below; 100x40 is not, nor is 64x31
-
-
-def test_only_what_counts_makes_a_word_right():
-    assert Reading('s', '32x8', 0, "It's", 'm', 'ITS!', 0.0).correct
-    assert not Reading('s', '32x8', 0, "It's", 'm', 'lts', 0.0).correct
 
 
 def test_pictures_of_words():

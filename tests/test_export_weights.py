@@ -32,7 +32,7 @@ def test_float32_is_kept_on_demand(checkpoint, tmp_path):
 
 def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / 'out.pth'), '--network', 'recognizer']) == 2
-    assert 'no recognizer in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()
+    assert 'no recognizer of main.py in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()
     assert main([str(tmp_path / 'none.pth'), str(tmp_path / 'out.pth')]) == 2
 
 
@@ -46,3 +46,35 @@ def test_half_precision_does_not_move_what_the_recognizer_sees(tmp_path):
     assert not torch.equal(exported.encoder.layer0[0].weight, aster.encoder.layer0[0].weight)  # in half precision
     images, points = torch.rand(2, 3, 64, 256), torch.rand(2, 20, 2)
     assert torch.equal(exported.tps(images, points), aster.tps(images, points))
+
+
+@pytest.mark.parametrize('network', ['generator', 'recognizer'])
+def test_safetensors_hold_the_same(tmp_path, network):
+    """Of a run, and of a file of weights; the alphabet included."""
+    pytest.importorskip('safetensors')
+    model, arch = ((Generator(2, 1, 4), 'textsr') if network == 'generator' else
+                   (Aster(6, alphabet='abc', **TINY_ASTER), 'aster'))
+    model.to(memory_format=torch.channels_last)
+    save_checkpoint(tmp_path / 'last.pth', {'arch': arch, 'progress': {'iteration': 7}, network: model.state_dict()})
+    assert main([str(tmp_path / 'last.pth'), str(tmp_path / 'a.pth'), '--float32']) == 0
+    for source, output in (('last.pth', 'a.safetensors'), ('a.pth', 'b.safetensors')):
+        assert main([str(tmp_path / source), str(tmp_path / output), '--float32']) == 0
+        loaded = (load_generator if network == 'generator' else load_aster)(tmp_path / output).state_dict()
+        assert loaded.keys() == model.state_dict().keys()
+        assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+def test_damaged_and_foreign_safetensors_are_named(tmp_path):
+    pytest.importorskip('safetensors')
+    (tmp_path / 'cut.safetensors').write_bytes(b'\x10\0\0\0\0\0\0\0{')
+    with pytest.raises(ValueError, match='cut.safetensors: not a whole checkpoint'):
+        load_generator(tmp_path / 'cut.safetensors')
+
+
+def test_safetensors_without_the_package(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('lib.runtime.checkpoint.safetensors', None)
+    (tmp_path / 'some.safetensors').touch()
+    with pytest.raises(ValueError, match='some.safetensors: needs the package safetensors: pip install'):
+        load_generator(tmp_path / 'some.safetensors')
+    assert main([str(checkpoint), str(tmp_path / 'out.safetensors')]) == 2
+    assert 'pip install safetensors' in capsys.readouterr().err and not (tmp_path / 'out.safetensors').exists()

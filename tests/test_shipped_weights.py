@@ -29,7 +29,7 @@ def figures(path):
     default recognizer reads after reduction to a quarter and enlargement, and the PSNR in dB."""
     is_recognizer = path.name.startswith('aster')
     recognizer = load_aster(path if is_recognizer else ASTER_PATH).freeze()
-    vocabulary = vocabulary_of(recognizer.num_classes)
+    vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
     pictures = [to_tensor(read_image(word))[None] for word in WORDS]
     if is_recognizer:
         inputs = torch.cat([recognizer_input(picture) for picture in pictures])

@@ -6,9 +6,9 @@ import pytest
 from lib.inference.evaluators import Reading
 from lib.inference.tables import markdown, save_tables, summarize
 
-READINGS = [Reading('ic13', 'original', i, 'a', 'none', s, -1.0) for i, s in enumerate('aab')]
-READINGS += [Reading('ic13', '32x8', i, 'a', 'textsr', s, -1.5, 20.0 + i, 0.5) for i, s in enumerate('abb')]
-READINGS += [Reading('svt', '32x8', 0, 'a', 'textsr', 'A', -1.5, math.inf, 1.0)]
+READINGS = [Reading('ic13', 'original', i, 'a', 'none', s, -1.0, correct=s == 'a') for i, s in enumerate('aab')]
+READINGS += [Reading('ic13', '32x8', i, 'a', 'textsr', s, -1.5, 20.0 + i, 0.5, s == 'a') for i, s in enumerate('abb')]
+READINGS += [Reading('svt', '32x8', 0, 'a', 'textsr', 'A', -1.5, math.inf, 1.0, True)]
 
 
 def row(rows, name, method):

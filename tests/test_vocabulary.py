@@ -1,6 +1,6 @@
 import pytest
 
-from lib.vocabulary import Vocabulary, normalize, vocabulary_of
+from lib.vocabulary import Vocabulary, normalize, read_alphabet, read_vocabulary, vocabulary_of
 
 
 @pytest.mark.parametrize(('voc_type', 'classes'), [('LOWERCASE', 39), ('ALLCASES', 65), ('ALLCASES_SYMBOLS', 97)])
@@ -39,3 +39,49 @@ def test_unknown_types_and_sizes_are_refused():
                          [('Hello!', 'hello'), ('$10.00', '1000'), ('\u00c9cole', 'cole'), ('--', '')])
 def test_only_letters_and_digits_count(word, counts):
     assert normalize(word) == counts
+
+
+def test_case_of_ones_own():
+    """A case without classes of its own is read as the other; with both, each is itself."""
+    assert Vocabulary('LOWERCASE').encode('aB') == Vocabulary('LOWERCASE').encode('Ab')
+    assert Vocabulary(alphabet='AB').encode('ab') == [0, 1, 2]
+    assert Vocabulary(alphabet='ABab').encode('ab') == [2, 3, 4]
+
+
+def test_an_alphabet_from_a_file(tmp_path):
+    path = tmp_path / 'letters.txt'
+    path.write_text('\ufeff\u03b1 \u03b2\n\ne\u0301 \u03b1+\n', encoding='utf-8')
+    vocabulary = read_vocabulary(str(path))
+    assert vocabulary.characters == vocabulary.alphabet == '\u03b1\u03b2\u00e9+' and len(vocabulary) == 7
+    text = '\u03b2\u00e9+\u03b1'
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.encode('e\u0301\u0391z') == [2, 0, vocabulary.unknown, vocabulary.eos]  # composed, other case
+    assert vocabulary_of(7, vocabulary.alphabet).characters == vocabulary.characters
+
+
+def test_the_characters_of_a_known_vocabulary_are_that_vocabulary(tmp_path):
+    (tmp_path / 'own.txt').write_text('\n'.join(Vocabulary('LOWERCASE').characters))
+    assert read_vocabulary(tmp_path / 'own.txt').voc_type == 'LOWERCASE'
+    assert read_vocabulary(tmp_path / 'own.txt').alphabet is None and read_vocabulary('ALLCASES').alphabet is None
+
+
+@pytest.mark.parametrize('content', [b'', b' \n\t\n', b'\xff\xfe\x41\x00'])
+def test_files_without_an_alphabet_are_named(tmp_path, content):
+    (tmp_path / 'none.txt').write_bytes(content)
+    with pytest.raises(ValueError, match='none.txt: no'):
+        read_alphabet(tmp_path / 'none.txt')
+
+
+@pytest.mark.parametrize(('alphabet', 'string', 'label', 'same'), [
+    (None, "It's", 'ITS!', True), (None, "It's", 'lts', False),
+    ('\u03b1\u03b2', '\u03b1\u03b2', '\u0391\u03b2!', True), ('\u03b1\u03b2', '\u03b1', '\u03b1\u03b2', False),
+    ('\u03b1\u03b2', '', '\u0436', False),  # what the alphabet lacks counts as not read
+    ('0123456789', '12', 'A12', False), ('0123456789', '12', '1.2', True),
+    ('+-', '+', '+-', False), ('\u0e01\u0e34', '\u0e01', '\u0e01\u0e34', False)])
+def test_what_makes_a_word_right(alphabet, string, label, same):
+    assert Vocabulary(alphabet=alphabet).same(string, label) == same
+
+
+def test_with_case_sensitive_all_of_a_word_counts():
+    vocabulary = Vocabulary(case_sensitive=True)
+    assert [vocabulary.same("It's", string) for string in ("It's", "it's", 'Its')] == [True, False, False]

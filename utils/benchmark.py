@@ -153,7 +153,7 @@ def usual_search(recognizer, columns, width, max_len=100):
 def reading(args, data_dir, device):
     """Words read by the usual search and by ours; returns whether the strings are the same."""
     recognizer = load_aster(args.aster_path).freeze().to(device)
-    vocabulary = vocabulary_of(recognizer.num_classes)
+    vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
     records = [record for record in map(LmdbDataset([data_dir]).__getitem__, range(count_words(args, data_dir)))
                if not record.error]
     images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)

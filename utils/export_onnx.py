@@ -89,7 +89,7 @@ def build(path, network=None, max_len=25):
     model.eval().requires_grad_(False)
     if network == 'generator':
         return model, ('images_lr', 'images_sr'), torch.rand(2, 3, 8, 32), {'scale': model.scale}
-    vocabulary = vocabulary_of(model.num_classes)
+    vocabulary = vocabulary_of(model.num_classes, model.alphabet)
     return (GreedyReading(model, max_len).eval(), ('images', 'logits'), torch.rand(2, 3, 32, 128),
             {'characters': vocabulary.characters, 'eos': vocabulary.eos})
 

@@ -1,6 +1,7 @@
 """Take the weights of one network out of a training checkpoint, to be shipped: float16, without optimizers.
 
     python3 -m utils.export_weights logs/best.pth weights/textsr.pth
+    python3 -m utils.export_weights logs/best.pth textsr.safetensors
 """
 import argparse
 import os
@@ -11,14 +12,15 @@ import torch
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.runtime.checkpoint import load_checkpoint, save_checkpoint
+from lib.runtime.checkpoint import load_checkpoint, save_weights
 from lib.runtime.console import run_command
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Take the weights of one network out of a training checkpoint.')
-    parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py')
-    parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}')
+    parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py, or a file that this wrote')
+    parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}, '
+                                       'as NAME.safetensors the tensors, and the rest as metadata')
     parser.add_argument('--network', choices=['generator', 'recognizer'],
                         help='none: the recognizer of --arch aster, else the generator')
     parser.add_argument('--float32', action='store_true', help='keep full precision (default: float16, half the size)')
@@ -30,12 +32,15 @@ def export(checkpoint, network=None, dtype=None):
 
     The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """
-    network = network or ('recognizer' if checkpoint.get('arch') == 'aster' else 'generator')
-    if network not in checkpoint:
-        raise ValueError(f'no {network} in it; it holds {", ".join(map(str, checkpoint))}')
+    trained = 'recognizer' if checkpoint.get('arch') == 'aster' else 'generator'
+    network = network or trained
+    weights = checkpoint.get(network, checkpoint.get('state_dict') if network == trained else None)
+    if weights is None or 'arch' not in checkpoint:
+        raise ValueError(f'no {network} of main.py in it; it holds {", ".join(map(str, checkpoint))}')
+    iteration = checkpoint['progress']['iteration'] if 'progress' in checkpoint else checkpoint.get('iteration')
     state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
-                  else value for name, value in checkpoint[network].items()}
-    return {'state_dict': state_dict, 'arch': checkpoint['arch'], 'iteration': checkpoint['progress']['iteration']}
+                  else value for name, value in weights.items()}
+    return {'state_dict': state_dict, 'arch': checkpoint['arch'], 'iteration': iteration}
 
 
 def main(argv=None):
@@ -43,7 +48,7 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16)
-        save_checkpoint(args.output, content)
+        save_weights(args.output, **content)
     except ValueError as error:
         print(f'export_weights.py: {args.checkpoint}: {error}', file=sys.stderr)
         return 2

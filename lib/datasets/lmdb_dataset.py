@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lib.imaging import read_image
+from lib.vocabulary import composed
 
 
 class Record(NamedTuple):
@@ -153,7 +154,7 @@ class LmdbDataset(Dataset):
             label = '?' if value is None else value.decode('utf-8', 'replace')
             if 1 <= len(label) <= max_len:
                 kept.append(number)
-                self.outside += bool(known) and not known.issuperset(label)
+                self.outside += bool(known) and not known.issuperset(composed(label))
         return np.array(kept, dtype=np.int64)
 
     def __len__(self):

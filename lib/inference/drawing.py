@@ -35,11 +35,11 @@ def font(size):
     return ImageFont.load_default(size)
 
 
-def mark_letters(text, label):
+def mark_letters(text, label, normalize=normalize):
     """The letters of a string that was read, each with whether it is right: [(character, True or False), ...].
 
-    Only letters and digits count, in either case; other characters are right. A letter of the label that is missing
-    is ('_', False) in its place. With label None everything is right.
+    Only what `normalize` leaves of a word counts, letters and digits in either case; other characters are right. A
+    letter of the label that is missing is ('_', False) in its place. With label None everything is right.
     """
     if label is None:
         return [(character, True) for character in text]
@@ -137,10 +137,11 @@ def enlarge_detail(image, width):
     return image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.BICUBIC)
 
 
-def compare(versions, label=None, boxes=()):
+def compare(versions, label=None, boxes=(), normalize=normalize):
     """Versions of one image side by side: title, note, image, string read; below them the details, enlarged.
 
-    label: the true string, if known, stands at the bottom, and letters that differ from it are marked. boxes: where
+    label: the true string, if known, stands at the bottom, and letters that differ from it are marked (see
+    `mark_letters`). boxes: where
     the details lie, as shares of the image's sides (see `with_boxes`). All versions are enlarged alike for the eye, by
     bicubic interpolation.
     """
@@ -151,7 +152,7 @@ def compare(versions, label=None, boxes=()):
     def string(text, label=None):
         if text is None:
             return None
-        return draw_marked(mark_letters(text, label), round(1.3 * size), width) if text else \
+        return draw_marked(mark_letters(text, label, normalize), round(1.3 * size), width) if text else \
             draw_text('(nothing read)', size, width, RED if label else GREY)
 
     rows = [[draw_text(version.title, size, width) for version in versions]]

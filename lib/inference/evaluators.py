@@ -8,7 +8,6 @@ from lib.imaging import quantize, recognizer_input, to_pil
 from lib.inference.drawing import Version, compare, stack
 from lib.metrics import psnr, ssim
 from lib.runtime.distributed import gather, rank
-from lib.vocabulary import normalize
 
 ORIGINAL = 'original'  # in the place of a low-resolution size: the picture as it is
 
@@ -25,10 +24,7 @@ class Reading(NamedTuple):
     score: float
     psnr: float = None
     ssim: float = None
-
-    @property
-    def correct(self):
-        return normalize(self.string) == normalize(self.label)
+    correct: bool = False
 
 
 def size_name(size):
@@ -54,7 +50,8 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
         inputs = torch.cat([recognizer_input(picture) for picture in pictures.values()])
         strings = [string for string, _ in read_words(recognizer, vocabulary, inputs)]
         sheets.append(compare([Version(method, to_pil(picture[0]), string)
-                               for (method, picture), string in zip(pictures.items(), strings)], sample['label']))
+                               for (method, picture), string in zip(pictures.items(), strings)], sample['label'],
+                              normalize=vocabulary.normalize))
     return stack(sheets) if sheets else None
 
 
@@ -77,7 +74,8 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
         def note(lr_size, method, strings, psnrs=None, ssims=None, words=words):
             blank = [None] * len(words)
             for (index, label), (string, score), p, s in zip(words, strings, psnrs or blank, ssims or blank):
-                readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s))
+                right = vocabulary.same(string, label)
+                readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
 
         as_they_are = read_words(recognizer, vocabulary, batch['original'].to(device, non_blocking=True), beam_width)
         note(ORIGINAL, 'none', as_they_are)

@@ -83,7 +83,7 @@ class Reader(nn.Module):
         super().__init__()
         path = shipped(name_or_path)
         self.recognizer = load_aster(path).freeze()
-        self.vocabulary = vocabulary_of(self.recognizer.num_classes)
+        self.vocabulary = vocabulary_of(self.recognizer.num_classes, self.recognizer.alphabet)
         self.eval()
 
     @torch.no_grad()

@@ -33,7 +33,7 @@ def summarize(readings):
     return rows
 
 
-def markdown(rows, sets=None, title=None):
+def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resolution image'):
     """Markdown tables of `summarize`d rows: word accuracy, then PSNR and SSIM where there are any.
 
     sets: names in the order of the table; one without rows is printed as '-'.
@@ -58,7 +58,7 @@ def markdown(rows, sets=None, title=None):
                     break
         return '\n'.join(lines)
 
-    tables = [table(title or 'Word accuracy (%), by size of the low-resolution image', sizes,
+    tables = [table(title, sizes,
                     lambda row: f'{row["accuracy"]:.1f}' if row else '-')]
     measured = list(dict.fromkeys(row['lr_size'] for row in rows if row['psnr'] is not None))
     if measured:

@@ -12,6 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+try:
+    import safetensors.torch
+except ImportError:
+    safetensors = None
+
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
 from lib.runtime.system import sync_folder
@@ -24,6 +29,7 @@ NUMPY_SCALARS = {'numpy.core.multiarray.scalar': _SCALAR, 'numpy._core.multiarra
 NUMPY_SCALARS.update({f'numpy.dtypes.{kind.__name__}': kind for kind in
                       {type(np.dtype(name)) for name in ('float16', 'float32', 'float64', 'int32', 'int64', 'bool')}})
 
+NO_SAFETENSORS = 'needs the package safetensors: pip install safetensors'
 REFUSED_ARCHIVE = 'refused: a TorchScript or tar archive, which can hold code that loading would run'
 # Where other projects keep weights in a file, and a name that each network has: what stands before it is a prefix.
 KEYS = ('params_ema', 'state_dict_ema', 'params', 'state_dict', 'model_state_dict', 'model')
@@ -71,8 +77,24 @@ def save_checkpoint(path, content):
         partial.write_bytes(buffer.getbuffer())
 
 
+def save_weights(path, state_dict, **about):
+    """Save the weights of one network and a few plain values about it; errors as those of `save_checkpoint`.
+
+    A .safetensors file holds the values as strings, in its metadata. ValueError where that package is not installed.
+    """
+    if Path(path).suffix != '.safetensors':
+        save_checkpoint(path, {'state_dict': state_dict, **about})
+        return
+    if safetensors is None:
+        raise ValueError(NO_SAFETENSORS)
+    content = safetensors.torch.save({name: value.contiguous() for name, value in state_dict.items()},
+                                     {name: str(value) for name, value in about.items()})
+    with written_beside(path) as partial:
+        partial.write_bytes(content)
+
+
 def load_checkpoint(path):
-    """Read a checkpoint to the CPU with `weights_only=True`: nothing in it is run.
+    """Read a checkpoint to the CPU with `weights_only=True`: nothing in it is run. Of .safetensors, the tensors.
 
     FileNotFoundError where there is none. ValueError where the file is cut off, not a checkpoint, or holds code. Both
     name the path and the readable checkpoints beside it.
@@ -94,6 +116,8 @@ def _readable_beside(path):
 def _read(path):
     """The dict in a file and None, or None and what is wrong with the file."""
     try:
+        if path.suffix == '.safetensors':
+            return (None, NO_SAFETENSORS) if safetensors is None else (safetensors.torch.load(path.read_bytes()), None)
         if torch.__version__ < (2, 6) and _is_archive(path):
             return None, REFUSED_ARCHIVE
         with _numpy_scalars_allowed(), warnings.catch_warnings():

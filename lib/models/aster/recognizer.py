@@ -15,15 +15,20 @@ TEXT_SIZE = (32, 100)  # height, width of what the encoder sees
 class Aster(nn.Module):
     """Rectification, ResNet + BiLSTM encoder, attention decoder. The defaults are the released model's sizes.
 
-    num_classes counts EOS, padding and unknown, the last three. Input images are (N, 3, 64, 256) in [-1, 1], RGB.
-    Training calls `logits`, reading calls `decode`; neither asks `self.training`. Under autocast the encoder's
-    convolutions alone are in half precision: it would move the points of the rectification by fractions of a pixel, and
-    add up over the steps of the recurrences.
+    num_classes counts EOS, padding and unknown, the last three. alphabet: the characters of the others, a string, which
+    the state dict then carries under that name; None: those of the vocabulary with as many classes.
+    Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls `logits`, reading calls `decode`; neither asks
+    `self.training`. Under autocast the encoder's convolutions alone are in half precision: it would move the points of
+    the rectification by fractions of a pixel, and add up over the steps of the recurrences.
     """
 
     def __init__(self, num_classes=97, width=32, decoder_dim=512, attention_dim=512, use_stn=True, use_lstm=True,
-                 lstm_dim=256, stn_width=32, stn_dim=512, control_points=20):
+                 lstm_dim=256, stn_width=32, stn_dim=512, control_points=20, alphabet=None):
         super().__init__()
+        if alphabet is not None and len(alphabet) + 3 != num_classes:
+            raise ValueError(f'an alphabet of {len(alphabet)} characters for {num_classes} classes, of which three are '
+                             'EOS, padding and unknown')
+        self.alphabet = alphabet
         self.frozen = False
         self.encoder = ResNetAster(width, use_lstm, lstm_dim)
         self.decoder = AttentionHead(num_classes, self.encoder.out_planes, decoder_dim, attention_dim)
@@ -76,6 +81,36 @@ class Aster(nn.Module):
                 return self.decoder.greedy(columns, max_len)
             return self.decoder.beam_search(columns, beam_width, max_len)
 
+    def with_classes(self, rows, alphabet=None):
+        """This recognizer for other classes: class i starts as a copy of class rows[i] here. The last three stay so.
+
+        All but the embedding and the last layer is shared.
+        """
+        cell, start = self.decoder.decoder, self.num_classes
+        with torch.no_grad():
+            cell.tgt_embedding = nn.Embedding.from_pretrained(cell.tgt_embedding.weight[[*rows, start]], freeze=False)
+            layer = nn.Linear(cell.fc.in_features, len(rows))
+            layer.weight.copy_(cell.fc.weight[rows])
+            layer.bias.copy_(cell.fc.bias[rows])
+        cell.fc = layer
+        self.decoder.eos, self.decoder.bos, self.alphabet = len(rows) - 3, len(rows), alphabet
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        # no buffer: those are averaged and halved
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.alphabet is not None:
+            destination[f'{prefix}alphabet'] = torch.tensor([ord(character) for character in self.alphabet])
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        alphabet = alphabet_of(state_dict.pop(f'{prefix}alphabet', None))
+        if alphabet != self.alphabet:
+            error_msgs.append(f'its alphabet is {alphabet or "that of its number of classes"}, not '
+                              f'{self.alphabet or "that of its number of classes"}')
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+
     def freeze(self):
         """Make this a fixed judge that lets gradients through to the images; returns self.
 
@@ -93,6 +128,16 @@ class Aster(nn.Module):
             for module in self.modules():
                 module.training = isinstance(module, nn.RNNBase)
         return self
+
+
+def alphabet_of(codes):
+    """The characters that a state dict holds as code points, a tensor; None of None. ValueError where it is neither."""
+    if codes is None:
+        return None
+    try:
+        return ''.join(map(chr, codes.tolist()))
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f'its alphabet is no list of code points ({error})') from error
 
 
 def infer_sizes(shapes):
@@ -137,7 +182,8 @@ def aster_from_state_dict(state_dict):
     """
     tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
     shapes = {name: tuple(getattr(value, 'shape', ())) for name, value in tensors.items()}
-    model = Aster(**infer_sizes(shapes))
+    alphabet = alphabet_of(tensors.get('alphabet'))
+    model = Aster(**infer_sizes(shapes), alphabet=alphabet)
     misfit = describe_misfit(shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
     if misfit:
         raise ValueError(f'not the state dict of an ASTER recognizer: {misfit}')
