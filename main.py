@@ -1,6 +1,7 @@
 """Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -106,8 +107,15 @@ def train(args, evaluation, state=None):
             run.save()
             if distributed.any_process(interruption.signal, device):
                 raise Interrupted(interruption.signal or signal.SIGTERM)
-    log.message(f'done: {Path(args.logs_dir) / "last.pth"}')
+    log.message(f'done: {Path(args.logs_dir) / "last.pth"}' + (plotting(args.logs_dir) if args.val_sets else ''))
     return methods
+
+
+def plotting(logs_dir):
+    """The end of a run's last line: the command that draws its accuracy."""
+    script = os.path.relpath(Path(__file__).resolve().parent / 'utils' / 'plot_training.py')
+    picture = Path(logs_dir) / 'training.png'
+    return f'; to draw its accuracy over the steps: {shlex.join(["python3", script, logs_dir, "--out", str(picture)])}'
 
 
 def seed_everything(seed, deterministic):

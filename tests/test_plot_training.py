@@ -1,9 +1,12 @@
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import main
 from lib.inference.drawing import FRAMES
 from utils import plot_training
 
@@ -67,3 +70,16 @@ def test_bad_input_is_one_line_that_names_it(run_folder, tmp_path, capsys, spoil
     reported = capsys.readouterr().err
     assert (str(out) if spoil == 'out' else folder) in reported and len(reported.splitlines()) == 1
     assert out.is_dir() == (spoil == 'out') and (spoil == 'out' or not out.exists())
+
+
+def test_the_last_line_of_a_run_names_the_command(tmp_path, tiny_lmdb, tiny_aster, capsys):
+    """Of a recognizer's training too: its accuracy over the epochs becomes a line of as many points."""
+    words, logs = tiny_lmdb(), str(tmp_path / 'my logs')
+    assert main.main(['--arch', 'aster', '--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster,
+                      '--logs_dir', logs, '--batch_size', '4', '--epochs', '2', '--workers', '0', '--device', 'cpu',
+                      '--width', '32', '--height', '16', '--ds_scale', '2']) == 0
+    python, script, *flags = shlex.split(capsys.readouterr().out.splitlines()[-1].partition('steps: ')[2])
+    assert python == 'python3' and Path(script).resolve() == Path(plot_training.__file__).resolve()
+    assert plot_training.main(flags) == 0
+    assert len(plot_training.read_curve(logs, 'accuracy')[0]) == 2
+    assert colored(tmp_path / 'my logs' / 'training.png', FRAMES[0])

@@ -69,7 +69,7 @@ def plot(curves, unit):
     draw = ImageDraw.Draw(large)
     for value in up:
         draw.line([place(across[0], value), place(across[-1], value)], (225, 225, 225), SMOOTH)
-    for number, curve in enumerate(curves.values()):
+    for number, curve in reversed(list(enumerate(curves.values()))):  # the first one lies on top
         color = FRAMES[number % len(FRAMES)]
         draw.line([place(*point) for point in curve], color, 2 * SMOOTH, joint='curve')
         for x, y in (place(*point) for point in curve):
