@@ -8,42 +8,46 @@
 
 Both are `torch.nn.Module`s; a path takes the place of the name for weights of your own.
 """
+import runpy
 import sys
 from pathlib import Path
 
+__all__ = ['Enlarger', 'Reader']  # noqa: F822 - see __getattr__
 FOLDER = Path(__file__).resolve().parent
 # `pip install` puts the project beside this file, into a folder of its own: its modules have everyday names
 PROJECT = FOLDER / 'textsr_project' if (FOLDER / 'textsr_project').is_dir() else FOLDER
 
-other = getattr(sys.modules.get('lib'), '__path__', None)
-if other is not None and str(PROJECT / 'lib') not in map(str, other):
-    raise ImportError(f'textsr: another package called lib is in use, from {", ".join(map(str, other))}; TextSR has '
-                      'one of that name, so the two cannot be imported into one program')
-sys.path.insert(0, str(PROJECT))  # while its modules are imported: others of such names are to stay what they are
-try:
-    from lib.inference.pretrained import Enlarger, Reader
-finally:
-    sys.path.remove(str(PROJECT))
 
-__all__ = ['Enlarger', 'Reader']
+def __getattr__(name):
+    """Import the classes when they are asked for: the commands below answer --help before torch is imported.
+
+    ImportError where the program has another package `lib`.
+    """
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    other = getattr(sys.modules.get('lib'), '__path__', None)
+    if other is not None and str(PROJECT / 'lib') not in map(str, other):
+        raise ImportError(f'textsr: another package called lib is in use, from {", ".join(map(str, other))}; TextSR '
+                          'has one of that name, so the two cannot be imported into one program')
+    sys.path.insert(0, str(PROJECT))  # only while importing: others may have modules called main or utils
+    try:
+        from lib.inference import pretrained
+    finally:
+        sys.path.remove(str(PROJECT))
+    return getattr(pretrained, name)
 
 
 def run(script):
-    """What a command does: run the `main` of a script of the project; returns its exit status."""
+    """Run a script of the project with the arguments of this process."""
     sys.path.insert(0, str(PROJECT))
-    if script == 'convert':
-        import convert as module
-    else:
-        import main as module
-    from lib.runtime.console import run_command
-    return run_command(module.main)
+    runpy.run_path(str(PROJECT / script), run_name='__main__')
 
 
 def convert():
     """The command textsr-convert: convert.py."""
-    return run('convert')
+    run('convert.py')
 
 
 def train():
     """The command textsr-train: main.py."""
-    return run('main')
+    run('main.py')

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-setuptools = pytest.importorskip('setuptools', minversion='61')
+setuptools = pytest.importorskip('setuptools', minversion='62.3')
 EXAMPLE = re.search(r'\n\n((?:    .*\n)+)', (ROOT / 'textsr.py').read_text())[1]
 
 
@@ -27,16 +27,16 @@ def installed(tmp_path_factory):
     return target
 
 
-def files(folder, pattern='**/*.py'):
-    return {str(path.relative_to(folder)) for path in folder.glob(pattern)}
+def files(folder, pattern='**/*'):
+    return {str(path.relative_to(folder)) for path in folder.glob(pattern)
+            if path.is_file() and path.parent.name != '__pycache__'}
 
 
 def test_all_goes_into_one_module_and_one_folder(installed):
     assert {path.name for path in installed.iterdir()} == {'textsr.py', 'textsr_project'}
     project = installed / 'textsr_project'
     for folder in ('lib', 'utils'):
-        assert files(project / folder) == files(ROOT / folder)
-        assert files(project / folder, '**/*.txt') == files(ROOT / folder, '**/*.txt')
+        assert files(project / folder) == files(ROOT / folder), 'packages and package-data of pyproject.toml'
     assert files(project, '*.py') == files(ROOT, '*.py')
     assert files(project, 'weights/*.pth') == files(ROOT, 'weights/*.pth')
 
@@ -51,13 +51,13 @@ import sys
 import textsr
 assert not {'utils', 'main', 'convert'} & set(sys.modules), 'names of the project are in the way of others'
 assert not any('textsr_project' in path for path in sys.path)
-try:
-    sys.argv = ['textsr-train', '--test']
-    textsr.train()
-except SystemExit as stop:
-    print('train', stop.code)
-sys.argv = ['textsr-convert', '--image_path=word.png', '--width=32', '--height=8', '--ds_scale=1', '--out_path=out']
-print('convert', textsr.convert())
+picture = ['--image_path=word.png', '--width=32', '--height=8', '--ds_scale=1', '--out_path=out']
+for command, flags in ((textsr.train, ['--test']), (textsr.convert, picture)):
+    try:
+        sys.argv = ['textsr', *flags]
+        command()
+    except SystemExit as stop:
+        print(command.__name__, stop.code)
 '''
     environment = {**os.environ, 'PYTHONPATH': str(installed), 'OMP_NUM_THREADS': '1'}
     run = subprocess.run([sys.executable, '-c', program], cwd=folder, env=environment, capture_output=True, text=True)

@@ -108,4 +108,4 @@ def test_batches_that_are_no_images_are_refused(enlarger, reader, images):
 def test_a_foreign_package_lib_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(__path__=['/elsewhere/lib']))
     with pytest.raises(ImportError, match='another package called lib is in use, from /elsewhere/lib'):
-        exec(compile(Path(textsr.__file__).read_text(), textsr.__file__, 'exec'), {'__file__': textsr.__file__})
+        _ = textsr.Enlarger
