@@ -12,7 +12,7 @@ from lib.inference.enlarging import Enlarger
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
-from lib.models.generator import Generator
+from lib.models.generator import Generator, adapt
 from lib.options import GENERATOR_PATHS
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
@@ -69,16 +69,6 @@ def _recognizer(args):
     return recognizer, vocabulary
 
 
-def build_generator(args, path):
-    """The generator in the file `path`; without one, a new one."""
-    if not path:
-        return Generator(args.ds_scale, args.blocks, args.maps)
-    generator = load_generator(path)
-    if generator.scale != args.ds_scale:
-        raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
-    return generator
-
-
 def adam(groups, rate):
     """Adam as one kernel, two times as fast, where this torch has it for the device of the parameters (CPU: 2.4)."""
     groups = list(groups)
@@ -105,7 +95,9 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         optimizers = {'recognizer': optimizer(recognizer.parameters())}
         return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)
 
-    networks = {'generator': prepare(build_generator(args, args.generator_path))}
+    generator = (adapt(load_generator(args.generator_path), args.ds_scale) if args.generator_path else
+                 Generator(args.ds_scale, args.blocks, args.maps))
+    networks = {'generator': prepare(generator)}
     groups = [{'params': list(networks['generator'].parameters())}]
     if args.finetune_aster:
         recognizer = networks['recognizer'] = distributed.wrap(recognizer, device)
@@ -116,7 +108,8 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         optimizers['discriminator'] = optimizer(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
     return SuperResolutionTrainer(networks, optimizers, device, args.weights, recognizer, vocabulary, vgg, args.amp,
-                                  args.tpl_clip, args.ema)
+                                  {'clip': args.tpl_clip, 'perturbation': args.tpl_perturbation,
+                                   'anchor': args.tpl_anchor}, args.ema)
 
 
 # -------------------------------------------------------------------------------------------------------- training data
@@ -128,7 +121,7 @@ def build_samples(args, vocabulary):
         reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
         samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
     else:
-        samples = PairSamples(records, args.height, args.width, args.ds_scale, args.degradation, args.augmentation)
+        samples = PairSamples(records, args.hr_sizes, args.ds_scale, args.degradation, args.augmentation)
     sampler = EpochSampler(records.lengths, args.batch_size, args.seed, args.train_shares, args.epoch_size or None,
                            distributed.rank(), distributed.world())
     return samples, sampler
@@ -163,7 +156,10 @@ def build_methods(args, device):
         elif path is None:
             raise ValueError(f'--methods {name}: give bicubic, {", ".join(GENERATOR_PATHS)} or {name}=GENERATOR.pth')
         else:
-            methods[name] = Enlarger(build_generator(args, path), device=device)
+            generator = load_generator(path)
+            if generator.scale != args.ds_scale:
+                raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
+            methods[name] = Enlarger(generator, device=device)
     return methods
 
 

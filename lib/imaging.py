@@ -102,24 +102,3 @@ def jpeg(images, quality):
         coded.append(to_tensor(Image.open(buffer).convert('RGB')))
     return torch.stack(coded).to(images.device)
 
-
-def degrade(images_hr, ds_scale, degradation='bicubic', generator=None):
-    """Make low-resolution images from high-resolution ones, for training, testing and conversion alike.
-
-    images_hr (N, 3, H, W) in [0, 1], H and W divisible by ds_scale -> (N, 3, H / ds_scale, W / ds_scale), 8-bit values.
-    degradation 'bicubic': antialiased bicubic reduction. 'real': before it a Gaussian blur of 0 to 0.6 x ds_scale
-    pixels, after it noise of standard deviation 0 to 0.03 and JPEG of quality 50 to 95, drawn from `generator`, one
-    draw for the whole batch.
-    """
-    height, width = images_hr.shape[-2:]
-    if height % ds_scale or width % ds_scale:
-        raise ValueError(f'an image of {width}x{height} cannot be reduced {ds_scale} times: not divisible')
-    size = (height // ds_scale, width // ds_scale)
-    if degradation == 'bicubic':
-        return quantize(resize(images_hr, size))
-    if degradation != 'real':
-        raise ValueError(f'degradation {degradation!r}: choose bicubic or real')
-    blur, noise, quality = torch.rand(3, generator=generator).tolist()
-    images = resize(gaussian_blur(images_hr, 0.6 * ds_scale * blur), size)
-    grain = torch.randn(images.shape, generator=generator).to(images.device)
-    return jpeg(images + 0.03 * noise * grain, 50 + 45 * quality)

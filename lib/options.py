@@ -56,6 +56,8 @@ def build_parser():
     data.add_argument('--test_data_dir', nargs='+', help='LMDB folders to test on: PATH or NAME=PATH; NAME= prints a -')
     data.add_argument('--width', type=int, default=128, help='width of a high-resolution image, pixels')
     data.add_argument('--height', type=int, default=32, help='height of a high-resolution image, pixels')
+    data.add_argument('--hr_sizes', nargs='+', help='high-resolution sizes WxH that training batches are drawn from; '
+                      'one given twice is drawn twice as often; none: width x height')
     data.add_argument('--ds_scale', type=int, default=4, help='how many times smaller the low resolution is: 2 or 4')
     data.add_argument('--degradation', choices=['bicubic', 'real'], default='bicubic',
                       help='how low resolution is made: bicubic reduction, or with blur, noise and JPEG')
@@ -88,6 +90,10 @@ def build_parser():
         losses.add_argument(f'--{term}_weight', type=float, help=f'weight of the {term} loss; 0: not computed')
     losses.add_argument('--tpl_clip', type=float, default=1.0,
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
+    losses.add_argument('--tpl_perturbation', type=float, default=0.0,
+                        help='strength of random shift, blur and noise in front of the recognizer, 0 to 1')
+    losses.add_argument('--tpl_anchor', type=float, default=0.0,
+                        help="weight in the tpl of the distance to the recognizer's answer on the high resolution")
 
     optimization = parser.add_argument_group('optimization')
     optimization.add_argument('--epochs', type=int, help='epochs to train; none: 10, without --train_data_dir 1')
@@ -147,13 +153,15 @@ def parse_args(argv=None):
                  'test_batch_size', 'epochs', 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
         require(value > 0, f'--{name} {value}: must be above zero')
-    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'aster_lr',
-                 'seed', *(f'{term}_weight' for term in TERMS)):
+    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'tpl_anchor',
+                 'aster_lr', 'seed', *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
     require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
     require(0 <= args.ema < 1, f'--ema {args.ema}: must lie in 0 to 1, without 1')
+    require(0 <= args.tpl_perturbation <= 1, f'--tpl_perturbation {args.tpl_perturbation}: must lie in 0 to 1')
+    require(not (args.tpl_anchor and args.finetune_aster), '--tpl_anchor: not with --finetune_aster')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
         require(getattr(args, name) % args.ds_scale == 0,
@@ -169,7 +177,12 @@ def parse_args(argv=None):
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
     require(args.aster_path != 'none' or args.arch == 'aster', '--aster_path none: only with --arch aster')
 
-    args.lr_sizes = [parse_size(size, parser) for size in args.lr_sizes or ()] or [
+    args.hr_sizes = [parse_size(size, parser, '--hr_sizes') for size in args.hr_sizes or ()] or [
+        (args.height, args.width)]
+    for height, width in args.hr_sizes:
+        require(height % args.ds_scale == width % args.ds_scale == 0,
+                f'--hr_sizes {width}x{height}: not divisible by --ds_scale {args.ds_scale}')
+    args.lr_sizes = [parse_size(size, parser, '--lr_sizes') for size in args.lr_sizes or ()] or [
         (args.height // args.ds_scale, args.width // args.ds_scale)]
     args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
@@ -200,11 +213,11 @@ def fill_in(args):
             setattr(args, name, value)
 
 
-def parse_size(text, parser):
+def parse_size(text, parser, flag):
     """'WxH' -> (height, width)."""
     width, _, height = text.lower().partition('x')
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        parser.error(f'--lr_sizes {text}: give sizes as WIDTHxHEIGHT, for example 32x8')
+        parser.error(f'{flag} {text}: give sizes as WIDTHxHEIGHT, for example 32x8')
     return int(height), int(width)
 
 

@@ -150,14 +150,14 @@ class SuperResolutionTrainer(Trainer):
 
     weights: {term: weight} of content, adversarial, tpl, vgg; terms of weight 0 are not computed. networks holds
     'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); optimizers 'generator'
-    and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_clip: see there.
+    and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_options: its keywords.
     """
 
     def __init__(self, networks, optimizers, device, weights, recognizer=None, vocabulary=None, vgg=None, amp='off',
-                 tpl_clip=0.0, ema=0.0):
+                 tpl_options=None, ema=0.0):
         super().__init__(networks, optimizers, device, amp, ema)
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
-        self.recognizer, self.vocabulary, self.vgg, self.tpl_clip = recognizer, vocabulary, vgg, tpl_clip
+        self.recognizer, self.vocabulary, self.vgg, self.tpl_options = recognizer, vocabulary, vgg, tpl_options or {}
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
 
     def step(self, batch):
@@ -200,7 +200,8 @@ class SuperResolutionTrainer(Trainer):
             terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
             with self.autocast():
-                terms['tpl'] = text_perceptual_loss(self.recognizer, self.vocabulary, sr, labels, self.tpl_clip)
+                terms['tpl'] = text_perceptual_loss(self.recognizer, self.vocabulary, sr, labels, images_hr=hr,
+                                                    **self.tpl_options)
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()

@@ -63,7 +63,8 @@ def train_super_resolution():
     networks = {'generator': built(lambda: Generator(2, 1, 8)), 'discriminator': built(lambda: Discriminator(4))}
     recognizer, vgg = built(lambda: Aster(**TINY_ASTER)).freeze(), built(lambda: VGGLoss(weights=None))
     optimizers = {name: optimizer_step(network) for name, network in networks.items()}
-    trainer = SuperResolutionTrainer(networks, optimizers, DEVICE, WEIGHTS, recognizer, Vocabulary(), vgg, tpl_clip=1.0)
+    trainer = SuperResolutionTrainer(networks, optimizers, DEVICE, WEIGHTS, recognizer, Vocabulary(), vgg,
+                                     tpl_options={'clip': 1.0})
     return trainer.step({'hr': torch.rand(2, 3, 16, 32), 'lr': torch.rand(2, 3, 8, 16), 'label': ['sun', 'K9']})
 
 

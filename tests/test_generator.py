@@ -2,12 +2,61 @@ import pytest
 import torch
 
 from lib.imaging import resize
-from lib.models.generator import Generator, generator_from_state_dict
+from lib.models.generator import Generator, adapt, generator_from_state_dict
 
 
 @pytest.mark.parametrize(('blocks', 'parameters'), [(16, 1_549_462), (5, 734_219)])
 def test_published_parameter_counts(blocks, parameters):
-    assert sum(parameter.numel() for parameter in Generator(4, blocks).parameters()) == parameters
+    original = Generator(4, blocks, batch_norm=True, anti_grid=False)
+    assert sum(parameter.numel() for parameter in original.parameters()) == parameters
+
+
+def inside(images, border):
+    return images[..., border:-border, border:-border]
+
+
+@pytest.mark.parametrize('scale', [2, 4])
+def test_plain_ground_has_no_grid(scale):
+    """Whatever the weights: with the blur a flat picture stays flat, without it they draw a grid on it."""
+    torch.manual_seed(0)
+    spread = {}
+    for anti_grid in (True, False):
+        generator = Generator(scale, 1, 8, anti_grid=anti_grid).eval()
+        generator.tail.weight.data.mul_(10)
+        flat = torch.tensor([0.5, 0.3, 0.6]).view(1, 3, 1, 1).expand(1, 3, 40, 40)
+        spread[anti_grid] = inside(generator(flat), 16 * scale).flatten(2).std(2).max().item()
+    assert spread[True] < 1e-5 < 1e-2 < spread[False]
+
+
+def test_the_blur_is_kept_in_the_file_but_not_trained():
+    generator = Generator(4, 1, 8)
+    kept = {f'upsample.{stage}.3.weight' for stage in (0, 1)}
+    assert kept <= set(generator.state_dict()) and not kept & {name for name, _ in generator.named_parameters()}
+
+
+def test_adapting_folds_batch_norm_and_puts_the_blur_in():
+    torch.manual_seed(0)
+    original = Generator(4, 2, 8, batch_norm=True, anti_grid=False)
+    for _ in range(3):
+        original(torch.rand(4, 3, 8, 8))  # statistics of its own
+    original.eval()
+    adapted = adapt(original, 4).eval()
+    assert not any('running' in name for name in adapted.state_dict()) and 'upsample.1.3.weight' in adapted.state_dict()
+    for stage in adapted.upsample:
+        stage[3] = torch.nn.Identity()
+    images = torch.rand(1, 3, 8, 12)
+    assert torch.allclose(adapted(images), original(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(('from_scale', 'to_scale'), [(4, 2), (2, 4), (2, 2)])
+def test_adapting_to_another_scale_keeps_the_layers(from_scale, to_scale):
+    generator = Generator(from_scale, 2, 8)
+    adapted = adapt(generator, to_scale)
+    assert adapted.scale == to_scale and adapted(torch.rand(1, 3, 4, 6)).shape[-1] == 6 * to_scale
+    for stage in adapted.upsample:
+        assert torch.equal(stage[0].weight[:, :, 1], generator.upsample[0][0].weight[:, :, 1]) or to_scale == 4
+    assert torch.equal(adapted.tail.weight, generator.tail.weight)
+    assert torch.equal(adapted.body[1].body[3].weight, generator.body[1].body[3].weight)
 
 
 @pytest.mark.parametrize('scale', [2, 4])
@@ -39,8 +88,9 @@ def test_other_scales_are_refused():
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'])
-def test_rebuilt_from_its_weights(prefix):
-    generator = Generator(2, 3, 8).eval()
+@pytest.mark.parametrize('original', [False, True])
+def test_rebuilt_from_its_weights(prefix, original):
+    generator = Generator(2, 3, 8, batch_norm=original, anti_grid=not original).eval()
     weights = {prefix + name: value for name, value in generator.state_dict().items()}
     rebuilt = generator_from_state_dict(weights).eval()
     assert (rebuilt.scale, rebuilt.blocks, rebuilt.maps) == (2, 3, 8)

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from lib.imaging import (
-    degrade,
     gaussian_blur,
     jpeg,
     quantize,
@@ -92,27 +91,6 @@ def test_recognizer_input_passes_gradients_and_clamps():
     recognizer_input(images).sum().backward()
     assert images.grad.abs().sum() > 0
     assert recognizer_input(torch.full((1, 3, 8, 8), 7.0)).max() == 1
-
-
-def test_degrade_makes_eight_bit_images_of_the_right_size(picture):
-    hr = to_tensor(picture)[None]
-    for degradation in ('bicubic', 'real'):
-        lr = degrade(hr, 4, degradation)
-        assert lr.shape == (1, 3, 6, 12)
-        assert torch.allclose(lr, quantize(lr))
-    assert (degrade(hr, 4) - resize(hr, (6, 12))).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_real_degradation_follows_its_generator(picture):
-    hr = to_tensor(picture)[None]
-    first, again, other = (degrade(hr, 2, 'real', torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-@pytest.mark.parametrize(('arguments', 'said'), [((5,), '48x24'), ((4, 'cubic'), 'cubic')])
-def test_degrade_refuses_what_it_cannot_do(picture, arguments, said):
-    with pytest.raises(ValueError, match=said):
-        degrade(to_tensor(picture)[None], *arguments)
 
 
 def test_blur_keeps_flat_images_and_smooths_others():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
-from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.text_perceptual import anchor_loss, encode_labels, perturb, sequence_cross_entropy, text_perceptual_loss
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.vocabulary import Vocabulary
@@ -87,6 +87,44 @@ def test_the_limit_of_the_text_perceptual_loss_leaves_other_losses_alone(recogni
     sr = images * 1
     (text_perceptual_loss(recognizer, VOCABULARY, sr, ['ab', 'c'], 1e-12) + sr.sum()).backward()
     torch.testing.assert_close(images.grad, torch.ones_like(images))
+
+
+def test_the_anchor_is_zero_at_the_high_resolution_and_pulls_towards_it(recognizer):
+    hr = torch.rand(2, 3, 32, 128)
+    labels = ['ab', 'c']
+
+    def loss(images, anchor):
+        return text_perceptual_loss(recognizer, VOCABULARY, images, labels, anchor=anchor, images_hr=hr)
+
+    assert loss(hr, 2.0).item() == pytest.approx(loss(hr, 0.0).item(), rel=1e-4)
+    far = (0.5 * hr + 0.5 * torch.rand_like(hr)).requires_grad_()
+    extra = loss(far, 2.0) - loss(far, 0.0)
+    extra.backward()
+    assert extra.item() > 0 and far.grad.abs().sum() > 0
+    with torch.no_grad():
+        nearer = far - 1e-2 * far.grad / far.grad.abs().max()
+        assert loss(nearer, 2.0) - loss(nearer, 0.0) < extra
+
+
+def test_the_anchor_counts_the_steps_of_each_label_alone():
+    logits, logits_hr = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    columns = torch.randn(2, 4, 6)
+    steps = torch.tensor([[True, False, False], [True, True, False]])
+    divergence = (logits_hr.softmax(2) * (logits_hr.log_softmax(2) - logits.log_softmax(2))).sum(2)
+    expected = (divergence[0, 0] + divergence[1, :2].sum()) / 2
+    assert anchor_loss(columns, logits, columns, logits_hr, steps).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert anchor_loss(columns + 1, logits, columns, logits, steps).item() == pytest.approx(4, rel=1e-4)
+
+
+def test_perturbed_images_differ_by_little_and_pass_gradients():
+    torch.manual_seed(0)
+    smooth = torch.linspace(-1, 1, 256).expand(4, 3, 64, 256).clone().requires_grad_()
+    seen = [perturb(smooth, 0.5) for _ in range(8)]
+    for images in seen:
+        assert images.shape == smooth.shape and 0 < (images - smooth).abs().mean() < 0.1
+    assert len({images.sum().item() for images in seen}) == 8
+    seen[0].sum().backward()
+    assert smooth.grad.abs().sum() > 0
 
 
 def test_text_perceptual_loss_depends_on_the_label(recognizer):

@@ -4,9 +4,10 @@ import torch
 from PIL import Image
 
 from lib.datasets.augment import augment, bend, low_resolution, recolour, vary
+from lib.datasets.degradation import degrade
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
-from lib.imaging import degrade, recognizer_input, resize, to_tensor
+from lib.imaging import recognizer_input, resize, to_tensor
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def picture():
 
 
 def test_pairs_are_made_by_degrade(picture):
-    sample = PairSamples([Record('r', 'word', picture, None, None)], 32, 128, 4)[0, 5]
+    sample = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128)], 4)[0, 5, 0]
     assert sample['hr'].shape == (3, 32, 128) and sample['label'] == 'word'
     assert torch.equal(sample['hr'][None], resize(to_tensor(picture)[None], (32, 128)))
     assert torch.equal(sample['lr'][None], degrade(sample['hr'][None], 4))
@@ -24,16 +25,23 @@ def test_pairs_are_made_by_degrade(picture):
 
 def test_paired_sets_keep_their_own_low_resolution(picture):
     record = Record('r', 'word', picture, Image.new('RGB', (64, 16), 'red'), None)
-    sample = PairSamples([record], 32, 128, 4)[0, 5]
+    sample = PairSamples([record], [(32, 128)], 4)[0, 5, 0]
     assert sample['lr'].shape == (3, 8, 32) and sample['lr'][0].min() == 1 and sample['lr'][1].max() == 0
     hr, lr = EvalSamples([record], [(16, 64)], 2)[0]['pairs'][16, 64]
     assert hr.shape == (3, 32, 128) and torch.equal(lr[:, 0, 0], torch.tensor([1.0, 0, 0]))
 
 
 def test_the_draws_seed_decides_the_degradation(picture):
-    samples = PairSamples([Record('r', 'word', picture, None, None)], 32, 128, 4, 'real')
-    assert torch.equal(samples[0, 5]['lr'], samples[0, 5]['lr'])
-    assert not torch.equal(samples[0, 5]['lr'], samples[0, 6]['lr'])
+    samples = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128)], 4, 'real')
+    assert torch.equal(samples[0, 5, 0]['lr'], samples[0, 5, 0]['lr'])
+    assert not torch.equal(samples[0, 5, 0]['lr'], samples[0, 6, 0]['lr'])
+
+
+def test_the_seed_of_the_batch_decides_the_size(picture):
+    samples = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128), (32, 128), (48, 96)], 4)
+    seen = [tuple(samples[0, seed, batch]['hr'].shape[1:]) for batch in range(6) for seed in range(2)]
+    assert seen == 2 * (4 * [(32, 128)] + 2 * [(48, 96)])
+    assert samples[0, 1, 2]['lr'].shape == (3, 12, 24)
 
 
 def test_reading_samples_and_the_reduced_ones(picture):
@@ -60,10 +68,10 @@ def test_test_samples_tell_small_pictures(picture):
 
 def test_collate_leaves_out_and_lists_what_is_damaged(picture):
     records = [Record('r', 'word', picture, None, None), Record('s', '', None, None, 's: broken')]
-    samples = PairSamples(records, 16, 32, 2)
-    batch = collate([samples[i, 0] for i in (0, 1, 0)])
+    samples = PairSamples(records, [(16, 32)], 2)
+    batch = collate([samples[i, 0, 0] for i in (0, 1, 0)])
     assert batch['hr'].shape == (2, 3, 16, 32) and batch['label'] == ['word'] * 2 and batch['errors'] == ['s: broken']
-    assert collate([samples[1, 0]]) == {'errors': ['s: broken']}
+    assert collate([samples[1, 0, 0]]) == {'errors': ['s: broken']}
 
 
 def test_augmentation_follows_its_generator(picture):
@@ -129,8 +137,8 @@ def test_varied_images_follow_their_generator_and_stay_sharp():
 
 def test_low_resolution_is_that_of_the_varied_image(picture):
     records = [Record('r', 'word', picture, None, None), Record('s', 'word', picture, picture.resize((32, 8)), None)]
-    samples, plain = PairSamples(records, 32, 128, augmentation=1.0), PairSamples(records, 32, 128)
+    samples, plain = PairSamples(records, [(32, 128)], augmentation=1.0), PairSamples(records, [(32, 128)])
     for seed in range(20):
-        assert torch.equal(samples[0, seed]['lr'], degrade(samples[0, seed]['hr'][None], 4)[0])
-        assert torch.equal(samples[1, seed]['hr'], plain[1, seed]['hr']), 'a pair of its own stays as it is'
-    assert any(not torch.equal(samples[0, seed]['hr'], plain[0, seed]['hr']) for seed in range(20))
+        assert torch.equal(samples[0, seed, 0]['lr'], degrade(samples[0, seed, 0]['hr'][None], 4)[0])
+        assert torch.equal(samples[1, seed, 0]['hr'], plain[1, seed, 0]['hr']), 'a pair of its own stays as it is'
+    assert any(not torch.equal(samples[0, seed, 0]['hr'], plain[0, seed, 0]['hr']) for seed in range(20))

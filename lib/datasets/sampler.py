@@ -3,7 +3,8 @@ import numpy as np
 
 
 class EpochSampler:
-    """Batches of draws (index, seed) of one epoch for one process; a seed feeds the draw's random degradations.
+    """Batches of draws (index, seed, seed of the step) of one epoch for one process; a draw's seed feeds its random
+    degradations, a step's what all its words share.
 
     lengths: records of each folder. shares: how often each folder is drawn, relative; None draws every record once.
     epoch_size: draws in an epoch, None for as many as there are records. batch_size is per process: step s of rank r
@@ -50,5 +51,6 @@ class EpochSampler:
         order = self.order()
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2 ** 63, size=len(order))
         for step in range(len(self)):
-            first = self.samples_seen + step * self.global_batch_size + self.rank * self.batch_size
-            yield [(int(order[i]), int(seeds[i])) for i in range(first, first + self.batch_size)]
+            start = self.samples_seen + step * self.global_batch_size
+            first = start + self.rank * self.batch_size
+            yield [(int(order[i]), int(seeds[i]), int(seeds[start])) for i in range(first, first + self.batch_size)]

@@ -5,38 +5,41 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lib.datasets.augment import augment, vary
-from lib.imaging import RECOGNIZER_SIZE, degrade, recognizer_input, resize, to_pil, to_tensor
+from lib.datasets.degradation import degrade
+from lib.imaging import RECOGNIZER_SIZE, recognizer_input, resize, to_pil, to_tensor
 
 
 class PairSamples(Dataset):
     """Training pairs for super-resolution: hr (3, H, W) and lr (3, H / ds_scale, W / ds_scale) in [0, 1], and label.
 
-    A draw is (index, seed). Paired sets give their own low-resolution pictures, others are degraded, after `vary` with
-    the strength `augmentation`.
+    sizes: the (H, W) that batches take in turn. A draw is (index, seed, seed of the batch), the last of which sets the
+    size. Paired sets give their own low-resolution pictures, others are degraded, after `vary` with the strength
+    `augmentation`.
     """
 
-    def __init__(self, records, height, width, ds_scale=4, degradation='bicubic', augmentation=0.0):
-        self.records, self.size, self.ds_scale, self.degradation = records, (height, width), ds_scale, degradation
+    def __init__(self, records, sizes, ds_scale=4, degradation='bicubic', augmentation=0.0):
+        self.records, self.sizes, self.ds_scale, self.degradation = records, sizes, ds_scale, degradation
         self.augmentation = augmentation
-        self.size_lr = (height // ds_scale, width // ds_scale)
 
     def __getitem__(self, draw):
-        index, seed = draw
+        index, seed, batch_seed = draw
+        size = self.sizes[batch_seed % len(self.sizes)]
         record = self.records[index]
         if record.error:
             return {'error': record.error}
         image = to_tensor(record.image)[None]
         if record.image_lr is not None:
-            hr, lr = resize(image, self.size), resize(to_tensor(record.image_lr)[None], self.size_lr)
+            size_lr = (size[0] // self.ds_scale, size[1] // self.ds_scale)
+            hr, lr = resize(image, size), resize(to_tensor(record.image_lr)[None], size_lr)
         else:
             generator = torch.Generator().manual_seed(seed)
-            hr = vary(image, self.size, self.augmentation, generator) if self.augmentation else resize(image, self.size)
+            hr = vary(image, size, self.augmentation, generator) if self.augmentation else resize(image, size)
             lr = degrade(hr, self.ds_scale, self.degradation, generator)
         return {'label': record.label, 'hr': hr[0], 'lr': lr[0]}
 
 
 class ReadingSamples(Dataset):
-    """Training samples for the recognizer: images uint8 (64, 256, 3), and label. A draw is (index, seed).
+    """Training samples for the recognizer: images uint8 (64, 256, 3), and label. A draw is (index, seed, ...).
 
     They are 8-bit, a quarter of the recognizer's input to carry from data workers. augmentation: strength in [0, 1],
     see `augment`. reduced: (height, width) to reduce every image to before, and enlarge it from, both bicubic; None
@@ -47,7 +50,7 @@ class ReadingSamples(Dataset):
         self.records, self.augmentation, self.reduced, self.ds_scale = records, augmentation, reduced, ds_scale
 
     def __getitem__(self, draw):
-        index, seed = draw
+        index, seed, *_ = draw
         record = self.records[index]
         if record.error:
             return {'error': record.error}

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib.imaging import RECOGNIZER_SIZE, degrade, quantize, read_image, resize, to_pil, to_tensor
+from lib.datasets.degradation import degrade
+from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_tensor
 from lib.inference import drawing
 from lib.metrics import measure
 from lib.runtime.checkpoint import written_beside

@@ -1,4 +1,4 @@
-"""The Text Perceptual Loss of TextSR: what a recognizer makes of the image, held against the label."""
+"""The Text Perceptual Loss of TextSR: cross-entropy of the recognizer's prediction on the image against the label."""
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -21,16 +21,29 @@ def sequence_cross_entropy(logits, targets, padding):
                            reduction='sum') / len(targets)
 
 
-def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
+def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, perturbation=0.0, anchor=0.0,
+                         images_hr=None):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
 
     The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone. clip: largest
     norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the gradient is that of
-    words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133).
+    words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133). perturbation: strength in
+    [0, 1] of `perturb` before the recognizer. anchor: weight of `anchor_loss` against images_hr beside the
+    cross-entropy; only with a frozen recognizer.
     """
     targets = encode_labels(labels, vocabulary, images.device)
     images = images.view_as(images)  # a node of its own: the limit leaves other losses of the same images alone
-    loss = sequence_cross_entropy(recognizer(recognizer_input(images), targets), targets, vocabulary.padding)
+    inputs = recognizer_input(images)
+    if perturbation:
+        inputs = perturb(inputs, perturbation)
+    if anchor:
+        columns, logits = recognizer.columns_and_logits(inputs, targets)
+        with torch.no_grad():
+            target_columns, target_logits = recognizer.columns_and_logits(recognizer_input(images_hr), targets)
+        loss = anchor * anchor_loss(columns, logits, target_columns, target_logits, targets != vocabulary.padding)
+    else:
+        logits, loss = recognizer(inputs, targets), 0.0
+    loss = loss + sequence_cross_entropy(logits, targets, vocabulary.padding)
     if clip and images.requires_grad:
         scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
         loss.register_hook(scales.append)
@@ -41,3 +54,33 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0):
 
         images.register_hook(limit)
     return loss
+
+
+def anchor_loss(columns, logits, columns_hr, logits_hr, steps):
+    """Distance of the recognizer's answer on SR from that on HR; a scalar.
+
+    Kullback-Leibler divergence of the outputs (N, T, classes), summed over the `steps` (N, T) that count, plus the mean
+    absolute difference of the encoder's columns (N, W, C), summed over W; divided by the batch size. A target that is
+    the recognizer's answer on a real picture leaves less room for patterns that only this recognizer reads.
+    """
+    divergence = F.kl_div(logits.float().log_softmax(2), logits_hr.float().log_softmax(2), reduction='none',
+                          log_target=True).sum(2)
+    return (divergence * steps).sum() / len(steps) + (columns - columns_hr).abs().mean(2).sum() / len(columns)
+
+
+def perturb(inputs, strength):
+    """Move, stretch, blur and grain each image (N, 3, H, W) in [-1, 1] at random [our choice], from torch's generator.
+
+    Shift and change of size up to 0.06 strength of the width and height, noise of standard deviation up to 0.1
+    strength; half of the batches are blurred by reduction to between 1 and 1 - strength / 2 of their size and back.
+    """
+    count, _, height, width = inputs.shape
+    offsets = 0.06 * strength * (2 * torch.rand(count, 2, 2, device=inputs.device) - 1)
+    theta = torch.cat([torch.diag_embed(1 + offsets[:, 0]), offsets[:, 1, :, None]], dim=2)  # (N, 2, 3)
+    if torch.rand(()) < 0.5:
+        factor = 1 - strength / 2 * float(torch.rand(()))
+        inputs = F.interpolate(inputs, (round(height * factor), round(width * factor)), mode='bilinear', antialias=True)
+    inputs = F.grid_sample(inputs, F.affine_grid(theta, [count, 3, height, width], align_corners=False),
+                           padding_mode='border', align_corners=False)
+    deviation = 0.1 * strength * torch.rand(count, 1, 1, 1, device=inputs.device)
+    return inputs + deviation * torch.randn_like(inputs)

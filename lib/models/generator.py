@@ -19,36 +19,62 @@ def conv_by_rows(conv, x):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, maps):
+    """Two 3x3 convolutions around a PReLU, added to the input; with batch norm as in SRResNet, without as in EDSR."""
+
+    def __init__(self, maps, batch_norm):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps), nn.PReLU(),
-            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps),
+            nn.Conv2d(maps, maps, 3, padding=1), norm(maps, batch_norm), nn.PReLU(),
+            nn.Conv2d(maps, maps, 3, padding=1), norm(maps, batch_norm),
         )
 
     def forward(self, features):
         return features + self.body(features)
 
 
+def norm(maps, batch_norm):
+    return nn.BatchNorm2d(maps) if batch_norm else nn.Identity()
+
+
+class Blur(nn.Conv2d):
+    """A fixed 3x3 binomial filter on each of `maps` maps; its weights are a buffer, not a parameter.
+
+    It gives the four phases of a pixel shuffle equal weight, so that plain ground has no grid (Sugawara et al., 2018,
+    arXiv 1806.02658).
+    """
+
+    def __init__(self, maps):
+        super().__init__(maps, maps, 3, padding=1, groups=maps, bias=False)
+        del self.weight
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer('weight', (row[:, None] * row).expand(maps, 1, 3, 3).clone())
+
+    def reset_parameters(self):
+        """Nothing to draw."""
+
+
 class Generator(nn.Module):
     """Enlarges `scale` (2 or 4) times: (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped. Any h and w.
 
-    The layers are those of SRGAN. One thing is added [our choice]: they give what bicubic interpolation lacks, so that
-    a generator is as good as that from its first steps on.
+    The layers are those of SRGAN. Three things are ours: they predict a residual over bicubic interpolation; a fixed
+    blur follows each pixel shuffle, against the grid that these draw on plain ground; and batch norm is left out
+    (Lim et al., EDSR, CVPRW 2017), as its statistics depend on the sizes and the blur of the training images.
+    batch_norm, anti_grid: the original layers where they are True and False.
     """
 
-    def __init__(self, scale=4, blocks=16, maps=64):
+    def __init__(self, scale=4, blocks=16, maps=64, batch_norm=False, anti_grid=True):
         super().__init__()
         if scale not in (2, 4):
             raise ValueError(f'scale {scale}: this generator enlarges 2 or 4 times')
         self.scale, self.blocks, self.maps = scale, blocks, maps
         self.head = nn.Sequential(nn.Conv2d(3, maps, 9, padding=4), nn.PReLU())
         self.body = nn.Sequential(
-            *(ResidualBlock(maps) for _ in range(blocks)),
-            nn.Conv2d(maps, maps, 3, padding=1), nn.BatchNorm2d(maps),
+            *(ResidualBlock(maps, batch_norm) for _ in range(blocks)),
+            nn.Conv2d(maps, maps, 3, padding=1), norm(maps, batch_norm),
         )
         self.upsample = nn.Sequential(*(
-            nn.Sequential(nn.Conv2d(maps, 4 * maps, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
+            nn.Sequential(nn.Conv2d(maps, 4 * maps, 3, padding=1), nn.PixelShuffle(2), nn.PReLU(),
+                          *([Blur(maps)] if anti_grid else []))
             for _ in range(int(math.log2(scale)))
         ))
         self.tail = nn.Conv2d(maps, 3, 9, padding=4)
@@ -72,7 +98,7 @@ class Generator(nn.Module):
 
 
 def generator_from_state_dict(state_dict):
-    """Build the generator a state dict belongs to (scale, blocks and maps follow from it) and load it strictly.
+    """Build the generator a state dict belongs to (scale, blocks, maps and layers follow from it), load it strictly.
 
     Half precision becomes float32, a `module.` prefix is dropped. ValueError, in one line, where it does not fit.
     """
@@ -83,9 +109,42 @@ def generator_from_state_dict(state_dict):
     try:
         stages = {name.split('.')[1] for name in tensors if name.startswith('upsample.')}
         blocks = {name.split('.')[1] for name in tensors if name.startswith('body.') and '.body.' in name}
-        model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1])
+        model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1],
+                          batch_norm=any(name.endswith('running_var') for name in tensors),
+                          anti_grid='upsample.0.3.weight' in tensors)
         model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         misfit = ' '.join(str(error).split()).rpartition('Generator: ')[2][:200]  # after torch's own heading
         raise ValueError(f'not the state dict of a generator: {misfit}') from error
     return model
+
+
+def adapt(generator, scale):
+    """A generator of the present layers with the weights of `generator`, to train on: batch norm folded into the
+    convolutions before it (exact in eval mode), the blur put in, and for another `scale` an upsampling stage dropped
+    or repeated."""
+    tensors = {}
+    for name, module in generator.named_modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index, layer in enumerate(module):
+            if isinstance(layer, nn.Conv2d) and not isinstance(layer, Blur):
+                weight, bias = layer.weight.data, layer.bias if layer.bias is None else layer.bias.data
+                follower = module[index + 1] if index + 1 < len(module) else None
+                if isinstance(follower, nn.BatchNorm2d):
+                    factor = follower.weight.data * torch.rsqrt(follower.running_var + follower.eps)
+                    weight = weight * factor.view(-1, 1, 1, 1)
+                    bias = (bias - follower.running_mean) * factor + follower.bias.data
+                tensors[f'{name}.{index}.weight'] = weight
+                if bias is not None:
+                    tensors[f'{name}.{index}.bias'] = bias
+            elif isinstance(layer, nn.PReLU):
+                tensors[f'{name}.{index}.weight'] = layer.weight.data
+    tensors.update({f'tail.{name}': value for name, value in generator.tail.state_dict().items()})
+    adapted = Generator(scale, generator.blocks, generator.maps)
+    for stage in range(len(adapted.upsample)):
+        for name in ('0.weight', '0.bias', '2.weight'):
+            tensors.setdefault(f'upsample.{stage}.{name}', tensors[f'upsample.0.{name}'])
+    wanted = adapted.state_dict()
+    adapted.load_state_dict({**wanted, **{name: value for name, value in tensors.items() if name in wanted}})
+    return adapted

@@ -59,9 +59,13 @@ class Aster(nn.Module):
 
         The start symbol is put in front here. T steps are computed: bound it by the longest label of the batch.
         """
+        return self.columns_and_logits(images, targets)[1]
+
+    def columns_and_logits(self, images, targets):
+        """What `encode` and `logits` give, from one pass."""
         columns = self.encode(images)
         with torch.autocast(images.device.type, enabled=False):
-            return self.decoder(columns, targets)
+            return columns, self.decoder(columns, targets)
 
     forward = logits  # what DistributedDataParallel calls
 

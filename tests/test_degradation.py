@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from lib.datasets.degradation import degrade, directed_blur
+from lib.imaging import quantize, resize, to_tensor
+
+
+@pytest.fixture
+def word():
+    """A black and white pattern (1, 3, 64, 192) with edges in both directions."""
+    rows, columns = torch.arange(64)[:, None] // 8 % 2, torch.arange(192) // 6 % 2
+    return (rows ^ columns).float().expand(1, 3, 64, 192)
+
+
+def contrast(images):
+    return images.std().item()
+
+
+def test_eight_bit_images_of_the_right_size(word):
+    for degradation in ('bicubic', 'real'):
+        lr = degrade(word, 4, degradation)
+        assert lr.shape == (1, 3, 16, 48)
+        assert torch.allclose(lr, quantize(lr))
+    assert (degrade(word, 4) - resize(word, (16, 48))).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_real_degradation_follows_its_generator(word):
+    first, again, other = (degrade(word, 2, 'real', torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_real_degradation_goes_from_none_to_strong(word):
+    """Three words in ten stay sharp; the others lose contrast of their edges, some of them most of it."""
+    sharp = contrast(degrade(word, 4))
+    kept = [contrast(degrade(word, 4, 'real', torch.Generator().manual_seed(seed))) / sharp for seed in range(200)]
+    assert 0.2 < sum(ratio > 0.9 for ratio in kept) / len(kept) < 0.5
+    assert sum(ratio < 0.5 for ratio in kept) > 30
+
+
+def test_words_below_sixteen_pixels_are_blurred_less():
+    """By the same number of pixels a low word would be lost: of stripes as wide, those of a low word keep more."""
+    def kept(height):
+        stripes = (torch.arange(96) // 4 % 2).float().expand(1, 3, height, 96)
+        return sum(contrast(degrade(stripes, 2, 'real', torch.Generator().manual_seed(seed))) for seed in range(60))
+
+    assert kept(16) > 1.2 * kept(32)
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [((5,), '192x64'), ((4, 'cubic'), 'cubic')])
+def test_what_cannot_be_done_is_refused(word, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        degrade(word, *arguments)
+
+
+def test_directed_blur_has_its_widths_along_and_across():
+    point = torch.zeros(1, 3, 41, 41)
+    point[..., 20, 20] = 1
+    offsets = torch.arange(41.0) - 20
+    for angle, wide_axis in ((0.0, 1), (math.pi / 2, 0)):
+        spread = directed_blur(point, 3.0, 1.0, angle)[0, 0]
+        assert spread.sum().item() == pytest.approx(1, abs=1e-4)
+        deviations = [(spread.sum(1 - axis) * offsets ** 2).sum().sqrt().item() for axis in (0, 1)]
+        assert deviations[wide_axis] == pytest.approx(3, rel=0.1) and deviations[1 - wide_axis] == pytest.approx(1, 0.1)
+    flat = torch.full((1, 3, 9, 20), 0.3)
+    assert torch.allclose(directed_blur(flat, 2.0, 1.0, 0.7), flat, atol=1e-6)
+    assert torch.equal(directed_blur(point, 0.0, 0.0, 0.0), point)
+    assert directed_blur(point[..., :1, :], 3.0, 2.0, 0.0).shape == (1, 3, 1, 41)
+
+
+def test_pictures_from_files_degrade_too():
+    picture = Image.linear_gradient('L').resize((48, 24)).convert('RGB')
+    assert degrade(to_tensor(picture)[None], 4, 'real').shape == (1, 3, 6, 12)
