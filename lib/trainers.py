@@ -71,7 +71,10 @@ class OptimizerStep:
                 'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': self.skipped}
 
     def load_state_dict(self, state):
-        self.optimizer.load_state_dict(state['optimizer'])
+        # which kernel computes the step depends on the device and torch of this run, not of the one that saved
+        fused = self.optimizer.param_groups[0].get('fused')
+        groups = [{**group, 'fused': fused} for group in state['optimizer']['param_groups']]
+        self.optimizer.load_state_dict({**state['optimizer'], 'param_groups': groups})
         self.scheduler.load_state_dict(state['scheduler'])
         self.skipped = state['skipped']
         if self.scaler and state['scaler']:

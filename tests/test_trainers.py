@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib.build import adam
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.runtime.checkpoint import load_aster
@@ -243,6 +244,25 @@ def test_an_optimizer_follows_its_schedule_and_jumps_to_a_step():
     assert optimizer.optimizer.param_groups[0]['lr'] == pytest.approx(0.2)
     optimizer.step(network(torch.ones(1, 1)).sum())
     assert optimizer.optimizer.param_groups[0]['lr'] == pytest.approx(2 / 11)
+
+
+@pytest.mark.parametrize('before, after', [(True, False), (False, True)])
+def test_the_kernel_of_an_optimizer_is_that_of_the_machine_it_goes_on_with(before, after, monkeypatch):
+    adam_of_all = torch.optim.Adam
+
+    def of_old_torch(groups, rate, fused=False):
+        if fused:
+            raise RuntimeError('`fused=True` requires all the params to be CUDA')
+        return adam_of_all(groups, rate)
+
+    steps = []
+    for fused in (before, after):
+        with monkeypatch.context() as patches:
+            if not fused:
+                patches.setattr(torch.optim, 'Adam', of_old_torch)
+            steps.append(OptimizerStep(adam(nn.Linear(1, 1).parameters(), 1e-3), lambda step: 1.0))
+    steps[1].load_state_dict(copy.deepcopy(steps[0].state_dict()))
+    assert [bool(step.optimizer.param_groups[0]['fused']) for step in steps] == [before, after]
 
 
 def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(build, batch):
