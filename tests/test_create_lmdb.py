@@ -223,19 +223,6 @@ def test_bad_lists(tmp_path, capsys):
     assert os.listdir(tmp_path) == ['a.mat']
 
 
-def test_only_a_few_chunks_are_on_the_way():
-    taken = []
-
-    def numbers():
-        for i in range(100):
-            taken.append(i)
-            yield i
-
-    results = create_lmdb.in_order(abs, numbers(), workers=2)
-    assert next(results) == 0 and len(taken) <= 6
-    assert list(results) == list(range(1, 100))
-
-
 @pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_stopped_in_the_middle(tmp_path, good, number, status):
     """Whatever stops it, the old set stays, nothing readable is left and no worker stays behind."""
@@ -342,7 +329,7 @@ def test_check_of_a_data_file_cut_short(good, capsys, size):
     assert create_lmdb.main(['--check', str(good)]) == 1
     out, err = capsys.readouterr()
     assert f'{good} is damaged' in err
-    assert ('cut short' if size > 4096 else 'cannot be read') in out
+    assert 'cannot be read' in out and (size <= 4096 or 'cut off' in out)
 
 
 def test_check_of_random_damage(good):

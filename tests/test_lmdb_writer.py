@@ -161,6 +161,9 @@ def test_append_refuses_other_images_and_damaged_sets(old):
         transaction.put(b'num-samples', b'7')
     with pytest.raises(ValueError, match='num-samples is 7'), LmdbWriter(path, append=True):
         pass
+    os.truncate(path / 'data.mdb', 9000)  # copying what is missing would end the process
+    with pytest.raises(ValueError, match='cut off'), LmdbWriter(path, append=True):
+        pass
     assert os.listdir(path.parent) == ['old']
 
 

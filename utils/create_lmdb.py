@@ -10,8 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
@@ -25,8 +24,10 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.runtime.console import run_command
-from lib.runtime.system import available_cores, end_with_parent
+from lib.runtime.system import available_cores
+from lib.runtime.workers import in_order
 from lib.wordsets.image_check import image_size
+from lib.wordsets.lmdb_reader import open_lmdb
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.word_lists import find_image, open_list
 
@@ -98,28 +99,10 @@ def load_chunk(entries, **options):
     return [load_entry(entry, **options) for entry in entries]
 
 
-def start_worker():
-    """Sets up a worker: interrupts are the parent's business, and no worker outlives its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def refuse_huge_pictures():
+    """Sets up a worker: a picture whose decoding would take the memory of many is an error of its entry."""
     warnings.simplefilter('ignore')
     warnings.simplefilter('error', Image.DecompressionBombWarning)
-    end_with_parent()
-
-
-def in_order(function, chunks, workers):
-    """Yields function(chunk) for each chunk, computed in processes but in order, with few chunks on the way."""
-    pool = ProcessPoolExecutor(workers, initializer=start_worker)
-    waiting = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(function, chunk))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def build(writer, entries, total, workers, **options):
@@ -130,7 +113,7 @@ def build(writer, entries, total, workers, **options):
     """
     written, skipped, names = 0, Counter(), {}
     chunks = iter(lambda: list(islice(entries, CHUNK)), [])
-    results = in_order(partial(load_chunk, **options), chunks, workers)
+    results = in_order(partial(load_chunk, **options), chunks, workers, setup=refuse_huge_pictures)
     with writer, closing(results), tqdm(total=total, unit='', disable=None) as bar:
         for chunk in results:
             for text, images in chunk:
@@ -165,10 +148,6 @@ def create(args):
     return 0 if written else fail(f'nothing came out of {args.input}; {args.output} was not touched', 1)
 
 
-def open_readonly(path):
-    return lmdb.open(path, readonly=True, lock=False)
-
-
 def check_records(numbers, path, kinds):
     """Checks some records of an LMDB.
 
@@ -176,7 +155,7 @@ def check_records(numbers, path, kinds):
         A list of texts about damage, and Counters of label lengths, characters, widths and heights (powers of two).
     """
     damage, lengths, characters, widths, heights = [], Counter(), Counter(), Counter(), Counter()
-    with open_readonly(path) as env, env.begin() as transaction:
+    with open_lmdb(path) as env, env.begin() as transaction:
         for number in numbers:
             for kind in ('label', *kinds):
                 try:
@@ -207,10 +186,7 @@ def last_number(cursor, kind):
 
 def read_layout(path):
     """Returns (damage, number of records to look at, kinds of image) of an LMDB, from its keys."""
-    with open_readonly(path) as env, env.begin() as transaction:
-        size, needed = os.path.getsize(f'{path}/data.mdb'), (env.info()['last_pgno'] + 1) * env.stat()['psize']
-        if size < needed:  # reading on would end in a bus error
-            return [f'data.mdb was cut short: {size} bytes of {needed}'], 0, []
+    with open_lmdb(path) as env, env.begin() as transaction:
         with transaction.cursor() as cursor:
             kinds = [kind for kind in ('image', 'image_hr', 'image_lr') if last_number(cursor, kind)]
             last = max(last_number(cursor, kind) for kind in ['label', *kinds])
@@ -228,12 +204,12 @@ def check(path, workers):
     """Verifies an LMDB, prints what it finds and returns the exit status."""
     try:
         damage, count, kinds = next(in_order(read_layout, [path], 1))  # a process, as bad pages may end it
-    except (lmdb.Error, OSError, BrokenProcessPool) as error:
+    except (ValueError, lmdb.Error, OSError, BrokenProcessPool) as error:
         damage, count, kinds = [f'cannot be read: {error}'], 0, []
     found, done, step, totals = len(damage), 0, 8 * CHUNK, [Counter() for _ in range(4)]
     print(*damage, sep='\n', end='\n' if damage else '')
     chunks = (range(start, min(start + step, count + 1)) for start in range(1, count + 1, step))
-    results = in_order(partial(check_records, path=path, kinds=kinds), chunks, workers)
+    results = in_order(partial(check_records, path=path, kinds=kinds), chunks, workers, setup=refuse_huge_pictures)
     with closing(results), tqdm(total=count, unit='', disable=None) as bar:
         try:
             for texts, *counters in results:

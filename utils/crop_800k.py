@@ -3,11 +3,8 @@ import argparse
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,7 +15,8 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.runtime.console import run_command
-from lib.runtime.system import available_cores, end_with_parent, hold
+from lib.runtime.system import available_cores, hold
+from lib.runtime.workers import in_order
 from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
 
 DESCRIPTION = """\
@@ -52,30 +50,6 @@ def crop_chunk(task, images, out, sizes):
     rows = [row for entry in entries for row in crop_image(*entry, images, out, CROPS, sizes)]
     write_beside(part_path(out, number), ''.join(json.dumps(row) + '\n' for row in rows).encode())
     return len(entries)
-
-
-def start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    end_with_parent()
-
-
-def run_chunks(function, tasks, workers):
-    """Yields function(task) of every task as they are done; few are under way at a time, so memory does not grow."""
-    if workers == 1:
-        yield from map(function, tasks)
-        return
-    # spawned, not forked: workers get the entries of their task and never a copy of the whole gt.mat
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), start_worker)
-    pending = set()
-    try:
-        for task in tasks:
-            pending.add(pool.submit(function, task))
-            if len(pending) >= 2 * workers:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in as_completed(pending))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def find_repeated(names):
@@ -239,7 +213,8 @@ def crop_set(gt_path, syntxt_path, out_path, sizes=(), workers=1, force=False):
             crop = partial(crop_chunk, images=syntxt_path, out=out_path, sizes=tuple(sizes) or ((0, 0),))
             tasks = make_tasks(names, boxes, texts, todo)
             with tqdm(total=len(names), initial=done, unit='image') as bar:
-                for count in run_chunks(crop, tasks, max(1, min(workers, len(todo)))):
+                # spawned, not forked: workers get the entries of their task and never a copy of the whole gt.mat
+                for count in in_order(crop, tasks, min(workers, len(todo)) if workers > 1 else 0, 'spawn'):
                     bar.update(count)
             counts = merge(out_path, chunks, sizes)
             if counts['written']:

@@ -8,10 +8,7 @@ labels exactly the characters that were drawn.
 """
 import argparse
 import os
-import signal
 import sys
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
@@ -24,7 +21,8 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.runtime.console import run_command
-from lib.runtime.system import available_cores, end_with_parent
+from lib.runtime.system import available_cores
+from lib.runtime.workers import in_order
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.rendering import styles
 from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
@@ -45,12 +43,8 @@ def load_photos(folders, workers):
 
 
 def spread(function, items, workers):
-    """function(item) of each item in order, by a pool when there is enough to do."""
-    if workers == 1 or len(items) < 50:
-        yield from map(function, items)
-        return
-    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
-        yield from pool.map(function, items, chunksize=8)
+    """function(item) of each item in order, by processes when there is enough to do."""
+    return in_order(function, items, workers if workers > 1 and len(items) >= 50 else 0)
 
 
 def render_chunk(start, stop, setup):
@@ -76,11 +70,9 @@ def render_record(index, setup):
     return label, styles.encode(image, rng)
 
 
-def start_worker(setup):
-    """Keeps what all records share in the worker process; Ctrl-C is the main process's business."""
+def share(setup):
+    """Keep in this process what all records have in common."""
     global shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
     shared = setup
 
 
@@ -89,22 +81,10 @@ def work(bounds):
 
 
 def render_all(setup, count, workers):
-    """Yields (label, JPEG bytes) of records 0..count-1 in order; no more than a few chunks wait to be taken."""
+    """Yields (label, JPEG bytes) of records 0..count-1 in order."""
     bounds = ((start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
-    if workers == 1:
-        yield from chain.from_iterable(render_chunk(*b, setup) for b in bounds)
-        return
-    pool = ProcessPoolExecutor(workers, initializer=start_worker, initargs=(setup,))
-    waiting = deque()
-    try:
-        for bound in bounds:
-            waiting.append(pool.submit(work, bound))
-            if len(waiting) > 4 * workers:
-                yield from waiting.popleft().result()
-        for job in waiting:
-            yield from job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(in_order(work, bounds, workers if workers > 1 else 0, setup=partial(share, setup))) as chunks:
+        yield from chain.from_iterable(chunks)
 
 
 def find_fonts(font_dir, split, workers):

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from lib.imaging import read_image
 from lib.vocabulary import composed
+from lib.wordsets.lmdb_reader import open_lmdb
 
 
 class Record(NamedTuple):
@@ -28,22 +29,14 @@ _ENVIRONMENTS = {}  # path: (process id, environment); lmdb allows each folder t
 def environment(path):
     """The LMDB environment of a folder, opened at the first call in each process: one must not be used across a fork.
 
-    ValueError that names the folder where it is no LMDB.
+    ValueError that names the folder where it is no LMDB or cut off.
     """
     path = os.path.realpath(path)
     opened_by, env = _ENVIRONMENTS.get(path, (None, None))
     if opened_by != os.getpid():
         if env is not None:
             env.close()  # this process's copy of what its parent had open
-        try:
-            env = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False)
-        except lmdb.Error as error:
-            raise ValueError(f'{path}: not a readable LMDB ({error})') from error
-        pages, page_size = env.info()['last_pgno'] + 1, env.stat()['psize']
-        size = os.path.getsize(os.path.join(path, 'data.mdb'))
-        if size < pages * page_size:  # to read what is missing would end the process with SIGBUS
-            env.close()
-            raise ValueError(f'{path}: cut off: data.mdb has {size} bytes of {pages * page_size}')
+        env = open_lmdb(path, readahead=False, meminit=False)
         _ENVIRONMENTS[path] = os.getpid(), env
     return env
 

@@ -7,6 +7,7 @@ import shutil
 import lmdb
 
 from lib.runtime.system import hold, sync_folder
+from lib.wordsets.lmdb_reader import open_lmdb
 
 FIRST_MAP_SIZE = 64 << 20  # bytes; doubled whenever it is full
 BATCH_BYTES = 16 << 20  # a transaction is committed at this size or at BATCH_RECORDS, whichever is first
@@ -133,7 +134,7 @@ class LmdbWriter:
 
     def _copy_existing(self):
         self._source = self._identity()
-        with self._open(self.path, readonly=True) as env:
+        with open_lmdb(self.path) as env:
             env.copy(self.partial, compact=True)
 
     def _read_existing(self):
