@@ -1,4 +1,5 @@
 """Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
+import multiprocessing
 import os
 import random
 import shlex
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from lib import build, engine
+from lib.datasets.loading import DataWorkerDied
 from lib.inference.enlarging import Enlarger
 from lib.runtime import distributed
 from lib.runtime.interruption import Interrupted, Interruption
@@ -44,7 +46,7 @@ def main(argv=None):
             below = (args.blur_h, args.blur_w) if args.single_test else None
             engine.test(evaluation, args.test_sets, args.lr_sizes, methods, args.logs_dir, below)
         return 0
-    except (NonFiniteLoss, engine.NoReadableSamples) as error:
+    except (NonFiniteLoss, engine.NoReadableSamples, DataWorkerDied) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:
@@ -57,6 +59,8 @@ def main(argv=None):
         return 130
     finally:
         distributed.shutdown()
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that is stuck would be waited for at the end
 
 
 def train(args, evaluation, state=None):

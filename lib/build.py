@@ -2,9 +2,9 @@
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.loading import make_loader
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
@@ -16,7 +16,6 @@ from lib.models.generator import Generator, adapt
 from lib.options import GENERATOR_PATHS
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
-from lib.runtime.interruption import follow_main_process
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
 from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 
@@ -87,7 +86,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         return torch.compile(network) if args.compile else network
 
     def optimizer(groups):
-        scaler = torch.amp.GradScaler(device.type) if args.amp == 'fp16' else None
+        scaler = distributed.loss_scaler(args.amp, device)
         return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
     if args.arch == 'aster':
@@ -131,8 +130,7 @@ def build_loader(args, samples, sampler, device):
     """Batches of what is left of the sampler's epoch."""
     # a generator of its own: a resumed run starts one loader more, which must not draw from torch's
     generator = torch.Generator().manual_seed(args.seed + sampler.epoch)
-    return DataLoader(samples, batch_sampler=sampler, num_workers=args.workers, collate_fn=collate,
-                      pin_memory=device.type == 'cuda', worker_init_fn=follow_main_process, generator=generator)
+    return make_loader(samples, args.workers, device, collate, batch_sampler=sampler, generator=generator)
 
 
 # ------------------------------------------------------------------------------------------------- validation and tests

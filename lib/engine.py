@@ -1,4 +1,5 @@
 """Train one epoch, validate, test: what a run does with its networks. The numbers come back as plain floats."""
+import contextlib
 import signal
 import sys
 from dataclasses import asdict, dataclass, field
@@ -6,16 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.loading import batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.evaluators import compare_words, evaluate
 from lib.inference.tables import markdown, save_tables, summarize
 from lib.runtime import distributed
 from lib.runtime.checkpoint import save_checkpoint
-from lib.runtime.interruption import Interrupted, follow_main_process
+from lib.runtime.interruption import Interrupted
 from lib.runtime.logs import RunLog
 from lib.trainers import Trainer
 from lib.vocabulary import Vocabulary
@@ -98,12 +99,27 @@ class Run:
 def train_one_epoch(run, loader, total_steps, save_every, interruption):
     """Train on what is left of the epoch; after a signal saves and raises Interrupted.
 
+    Whatever ends the run while it waits for data, a dead data worker too, ends it at once, after a save; several
+    processes save together after a step, and what ends one of them while it waits leaves the last checkpoint.
+
     loader: batches of an `EpochSampler`. total_steps: iteration at which training ends. save_every: steps between
     checkpoints. The numbers of every step are added to `run.progress`.
     """
     trainer, progress, samples_a_step = run.trainer, run.progress, loader.batch_sampler.global_batch_size
     steps = max(0, min(len(loader), total_steps - progress.iteration))
-    bar = tqdm(islice(loader, steps), desc=f'epoch {progress.epoch + 1}', disable=distributed.rank() != 0,
+
+    @contextlib.contextmanager
+    def waiting():
+        try:
+            with interruption.at_once():
+                yield
+        except BaseException:
+            bar.close()
+            run.save()
+            raise
+
+    data = batches(loader, waiting if distributed.world() == 1 else contextlib.nullcontext)
+    bar = tqdm(islice(data, steps), desc=f'epoch {progress.epoch + 1}', disable=distributed.rank() != 0,
                dynamic_ncols=True, unit_scale=samples_a_step, unit='image', total=steps,
                mininterval=0.1 if sys.stderr.isatty() else 10)  # seconds; a log file does not need every step
     for batch in bar:
@@ -153,9 +169,8 @@ class Evaluation:
         """
         records = LmdbDataset([path])
         shard = range(distributed.rank(), len(records), distributed.world())
-        loader = DataLoader(self.samples(records, sizes_lr, below, shard), self.batch_size, num_workers=self.workers,
-                            collate_fn=collate, pin_memory=self.device.type == 'cuda',
-                            worker_init_fn=follow_main_process)
+        loader = make_loader(self.samples(records, sizes_lr, below, shard), self.workers, self.device, collate,
+                             batch_size=self.batch_size)
         readings, errors = evaluate(loader, name, self.recognizer, self.vocabulary, methods, self.device, below,
                                     with_hr, self.beam_width)
         if errors and distributed.rank() == 0:

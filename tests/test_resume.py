@@ -113,7 +113,7 @@ STEP, OPTIMIZER_STEP = 'lib.trainers.SuperResolutionTrainer.step', 'lib.trainers
 LOG = 'lib.runtime.logs.RunLog'
 SIGNALS = [  # where the signal comes, at which call, the iteration that is saved
     (STEP, 2, 2), (OPTIMIZER_STEP, 10, 5), (STEP, 8, 8), ('lib.engine.validate', 1, 4), ('lib.engine.evaluate', 2, 8),
-    ('lib.engine.save_checkpoint', 1, 4), (LOG + '.epoch', 1, 4), ('lib.build.collate', 5, 5),
+    ('lib.engine.save_checkpoint', 1, 4), (LOG + '.epoch', 1, 4), ('lib.build.collate', 5, 4),
 ]
 
 
@@ -369,6 +369,7 @@ def test_exploding_gradients(flags, tmp_path, capsys):
     assert 'the gradient is not finite' in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 3), reason='fp16 on CPUs')
 def test_fp16_overflow_is_skipped_and_counted(flags, tmp_path):
     """The scale starts at 65536 and with this weight the first gradients overflow; the weights stay finite."""
     more = ['--arch=srresnet', '--amp=fp16', '--content_weight=1e32']

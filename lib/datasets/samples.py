@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 
 from lib.datasets.augment import augment, vary
 from lib.datasets.degradation import degrade
+from lib.datasets.loading import stack
 from lib.imaging import RECOGNIZER_SIZE, recognizer_input, resize, to_pil, to_tensor
 
 
@@ -103,7 +104,7 @@ class EvalSamples(Dataset):
 
 
 def collate(samples):
-    """Stack samples to a batch: tensors as one, `pairs` by size, anything else as lists.
+    """Stack samples to a batch: tensors as one, `pairs` by size, `small` one by one, anything else as lists.
 
     Samples without a picture are left out and their errors listed under 'errors'; all such: a batch of errors alone.
     """
@@ -112,9 +113,11 @@ def collate(samples):
     for key in samples[0] if samples else ():
         values = [sample[key] for sample in samples]
         if key == 'pairs':
-            batch[key] = {size: tuple(map(torch.stack, zip(*(pairs[size] for pairs in values)))) for size in values[0]}
-        elif key != 'small' and torch.is_tensor(values[0]):
-            batch[key] = torch.stack(values)
+            batch[key] = {size: tuple(map(stack, zip(*(pairs[size] for pairs in values)))) for size in values[0]}
+        elif key == 'small':
+            batch[key] = [None if value is None else stack([value]) for value in values]
+        elif torch.is_tensor(values[0]):
+            batch[key] = stack(values)
         else:
             batch[key] = values
     return batch

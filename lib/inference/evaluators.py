@@ -4,6 +4,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from lib.datasets.loading import batches
 from lib.imaging import quantize, recognizer_input, to_pil
 from lib.inference.drawing import Version, compare, stack
 from lib.metrics import psnr, ssim
@@ -65,7 +66,8 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
     the set; an error names a record that could not be read.
     """
     readings, errors = [], []
-    for batch in tqdm(loader, desc=f'test {set_name}', leave=False, disable=rank() != 0, dynamic_ncols=True):
+    for batch in tqdm(batches(loader), desc=f'test {set_name}', total=len(loader), leave=False, disable=rank() != 0,
+                      dynamic_ncols=True):
         errors += batch['errors']
         if 'index' not in batch:
             continue
@@ -92,7 +94,7 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
                 strings = list(as_they_are)
                 small = [i for i, image in enumerate(batch['small']) if image is not None]
                 if small:
-                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i][None].to(device))))
+                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i].to(device))))
                                         for i in small])
                     for i, string in zip(small, read_words(recognizer, vocabulary, inputs, beam_width)):
                         strings[i] = string

@@ -38,6 +38,17 @@ def autocast(amp, device):
     return torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != 'off')
 
 
+def loss_scaler(amp, device):
+    """The GradScaler of a mixed precision, None where it needs none; ValueError where this torch has none for it."""
+    if amp != 'fp16':
+        return None
+    if torch.__version__ >= (2, 3):
+        return torch.amp.GradScaler(device.type)
+    if device.type != 'cuda':
+        raise ValueError(f'--amp fp16: needs torch 2.3 on {device.type}; this is {torch.__version__}')
+    return torch.cuda.amp.GradScaler()
+
+
 def setup(device):
     """Join the process group that torchrun announces (nccl on CUDA, gloo else); returns this process's device."""
     if 'WORLD_SIZE' not in os.environ or dist.is_initialized():

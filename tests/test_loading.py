@@ -1,0 +1,132 @@
+"""Data workers: short of shared memory, killed, stuck."""
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lib.datasets import loading
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.loading import DataWorkerDied, batches, make_loader
+from lib.datasets.samples import EvalSamples, collate
+from lib.runtime.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device('cpu')
+SIZE = (4, 8)
+
+
+def no_shared_memory(_):
+    """As on a full /dev/shm: files can no longer grow."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def flat(batch):
+    """The tensors of a batch, in order."""
+    return [batch['original'], *batch['pairs'][SIZE], *(image for image in batch['small'] if image is not None)]
+
+
+@pytest.mark.parametrize('checked', [True, False])
+def test_no_batch_is_lost_without_shared_memory(tiny_lmdb, monkeypatch, checked):
+    """Whether it is known before (`room_for`) or found out when it is asked for."""
+    samples = EvalSamples(LmdbDataset([tiny_lmdb()]), [SIZE], below=(99, 99))
+    alone = list(DataLoader(samples, 2, collate_fn=collate))
+    monkeypatch.setattr(loading, 'room_for', lambda size: not checked)
+    init = None if checked else no_shared_memory
+    worked = list(DataLoader(samples, 2, collate_fn=collate, num_workers=1, worker_init_fn=init, timeout=60))
+    assert [batch['label'] for batch in worked] == [batch['label'] for batch in alone]
+    for mine, other in zip(worked, alone):
+        assert len(flat(mine)) == len(flat(other)) == 5
+        assert all(torch.equal(a, b) and a.is_shared() is False for a, b in zip(flat(mine), flat(other)))
+
+
+def test_room_is_what_the_system_says(monkeypatch):
+    free = os.statvfs('/').f_bavail * os.statvfs('/').f_frsize
+    monkeypatch.setattr(loading, 'SHARED_MEMORY', '/')
+    assert loading.room_for(free // 20) and not loading.room_for(free)
+    monkeypatch.setattr(loading, 'SHARED_MEMORY', '/no such folder')
+    assert loading.room_for(free)
+
+
+class Ending(torch.utils.data.Dataset):
+    """Its second sample ends the process that reads it."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_worker_that_is_killed_is_told_when_its_batch_is_due():
+    got = []
+    with pytest.raises(DataWorkerDied, match='ended from outside.*fewer --workers') as caught:
+        for batch in batches(make_loader(Ending(), 1, CPU, list, batch_size=1)):
+            got.append(batch)
+            time.sleep(0.5)  # the worker dies meanwhile: nothing is raised here
+    assert '\n' not in str(caught.value) and got in ([], [[0]])
+
+
+# ------------------------------------------------------------------------------------------------------- whole runs
+
+STUCK = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+import main
+from lib.datasets import samples
+read = samples.PairSamples.__getitem__
+
+def stuck(self, draw):
+    if os.path.exists({flag!r}):
+        time.sleep(1000)
+    return read(self, draw)
+
+samples.PairSamples.__getitem__ = stuck
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize('way', ['stuck', 'killed'])
+def test_training_saves_its_last_step(tiny_lmdb, tiny_aster, tmp_path, request, way):
+    """A data worker that gives no more batches, and one SIGTERM; or one that the system kills."""
+    flag, logs = tmp_path / 'flag', tmp_path / 'logs'
+    script = tmp_path / 'script.py'
+    script.write_text(STUCK.format(root=str(ROOT), flag=str(flag)))
+    command = [sys.executable, script, '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, '--arch=srresnet',
+               '--blocks=1', '--maps=4', '--width=32', '--height=16', '--batch_size=2', '--epoch_size=40000',
+               '--workers=1', '--device=cpu', '--logs_dir', logs, '--save_every=1']
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    request.addfinalizer(process.kill)
+    wait_for(lambda: (logs / 'last.pth').exists())
+    if way == 'killed':
+        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        workers = [int(child) for child in children if 'script.py' in Path(f'/proc/{child}/cmdline').read_text()]
+        os.kill(workers[0], signal.SIGKILL)
+    else:
+        flag.touch()
+        before = None
+        while before != (logs / 'last.pth').stat().st_mtime_ns:  # until no step is done any more
+            before = (logs / 'last.pth').stat().st_mtime_ns
+            time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    message = 'a data worker was ended from outside' if way == 'killed' else 'stopped by SIGTERM; go on with --resume'
+    assert process.returncode == (1 if way == 'killed' else 143)
+    assert 'Traceback' not in err and err.strip().splitlines()[-1].startswith(f'main.py: {message}')
+    progress = load_checkpoint(logs / 'last.pth')['progress']
+    assert progress['iteration'] > 0 and progress['samples_seen'] == 2 * progress['iteration']
