@@ -113,7 +113,7 @@ STEP, OPTIMIZER_STEP = 'lib.trainers.SuperResolutionTrainer.step', 'lib.trainers
 LOG = 'lib.runtime.logs.RunLog'
 SIGNALS = [  # where the signal comes, at which call, the iteration that is saved
     (STEP, 2, 2), (OPTIMIZER_STEP, 10, 5), (STEP, 8, 8), ('lib.engine.validate', 1, 4), ('lib.engine.evaluate', 2, 8),
-    ('lib.engine.save_checkpoint', 1, 4), (LOG + '.epoch', 1, 4), ('lib.build.collate', 5, 4),
+    ('lib.engine.save_checkpoint', 1, 3), (LOG + '.epoch', 1, 4), ('lib.build.collate', 5, 4),
 ]
 
 
