@@ -33,7 +33,7 @@ PARSERS = {
     'utils.plot_training': plot_training.parse_args, 'utils.split_words': split_words.parse_args,
     'utils.training_cost': training_cost.parse_args, 'utils.export_onnx': export_onnx.parse_args,
 }
-OTHERS = r'python3 -m venv|\.venv/bin/(pip|python -m pytest)|pip install|xargs apt-get|set -eu|render\(\) \{|\}$'
+OTHERS = r'python3 -m venv|\.venv/bin/(pip|python -m pytest)|pip install|printf|xargs apt-get|set -eu|render\(\) \{|\}$'
 CROP, PACK, TRAIN, TEST, CONVERT = PUBLISHED = [
     "python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'",
     'python3 utils/create_lmdb.py',
@@ -75,6 +75,7 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
                  'dataset/lists/val.odgt', 'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png'):
         Path(name).parent.mkdir(parents=True, exist_ok=True)  # the tools look for their input first
         Path(name).touch()
+    Path('digits.txt').write_text('0123456789')
     words = shlex.split(command)
     if words[0] == 'render':  # the function of recipes/data.sh
         words[0] = 'utils/render_words.py'

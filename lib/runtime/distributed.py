@@ -96,7 +96,7 @@ def mean(numbers, device):
 
 
 def average_buffers(network):
-    """Give all processes the mean of the statistics that the batch norm of each has gathered from its own batches."""
+    """Average the batch norm statistics of a network over the processes, each of which has seen its own batches."""
     if world() == 1:
         return
     for buffer in network.buffers():
@@ -120,7 +120,7 @@ def wrap(network, device, sync_bn=False):
 
 
 def unwrap(network):
-    """The network itself, without what `wrap` and torch.compile laid round it."""
+    """The network itself, without its DDP and compile wrappers."""
     network = getattr(network, '_orig_mod', network)
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
@@ -136,14 +136,15 @@ def sync_batch_norm(network, device):
     """Let every batch norm of the network take its statistics over the batches of all processes."""
     if device.type == 'cuda':
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.__class__ = GlobalBatchNorm  # weights, buffers and their names stay
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, GlobalBatchNorm(child))
     return network
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; what flows back is the sum of what flows back in each."""
+    """Sum over the processes; its gradient is the sum of the gradients in all processes."""
 
     @staticmethod
     def forward(ctx, values):
@@ -159,7 +160,13 @@ class _Sum(torch.autograd.Function):
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """nn.SyncBatchNorm for CPUs, which that one does not support."""
+    """What nn.SyncBatchNorm is on CUDA, for CPUs; it takes over the parameters and buffers of a batch norm."""
+
+    def __init__(self, norm):
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
 
     def _check_input_dim(self, _):
         pass
