@@ -33,7 +33,7 @@ from lib.runtime.checkpoint import load_aster, load_generator, written_beside
 from lib.runtime.console import run_command
 from lib.runtime.distributed import pick_amp, pick_device
 from lib.vocabulary import vocabulary_of
-from lib.wordsets.word_lists import open_list
+from lib.wordsets.word_lists import match_labels
 
 METHODS = ('bicubic', 'srgan', 'textsr')
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
@@ -194,13 +194,6 @@ def say(message):
     tqdm.write(message, file=sys.stderr)
 
 
-def read_labels(path):
-    """{name of the image: label} of a list of words."""
-    entries, _, _ = open_list(path)
-    return {os.path.basename(name): entry.label for entry in entries if not entry.problem
-            for name in entry.paths.values()}
-
-
 # --------------------------------------------------------------------------------------------------------------- report
 
 def summarize(rows):
@@ -281,13 +274,15 @@ def main(argv=None):
         device = pick_device(args.device)
         enlargers, scale = build_enlargers(args, device)
         read = build_reader(args, device)
-        labels = read_labels(args.labels) if args.labels else {}
+        labels, unused = match_labels(args.labels, paths) if args.labels else ({}, [])
         names = output_names(paths)
         if paths:
             check_outputs(args, names)
     except (OSError, ValueError) as error:
         say(f'convert.py: error: {error}')
         return 2
+    for line in unused:
+        say(f'--labels {line}')
     if others:
         say(f'not images by their names: {", ".join(map(shown, others))}')
     if not paths:
@@ -323,7 +318,7 @@ def run(paths, names, enlargers, scale, read, labels, args):
     workers = Workers(1 if args.batch_size == 1 else WORKERS)
 
     def load_job(path):
-        return prepare(path, names[path], args.ds_scale, scale, size, args.zoom, labels.get(path.name), say)
+        return prepare(path, names[path], args.ds_scale, scale, size, args.zoom, labels.get(path), say)
 
     try:
         with tqdm(total=len(paths), unit='image', disable=None, dynamic_ncols=True) as bar:

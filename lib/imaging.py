@@ -19,12 +19,24 @@ def to_rgb(image):
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
-        full = 1.0 if image.mode == 'F' and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        full = float_white(values) if image.mode == 'F' else 255.0 if values.max() <= 255 else 65535.0
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
     return image.convert('RGB')
+
+
+def float_white(values):
+    """The value that is white in an image of floats: 1, 255 or 65535; ValueError where its range tells none of these.
+
+    Resampling overshoots: up to half of the range more, at both ends, still belongs to it.
+    """
+    low, high = float(values.min()), float(values.max())
+    for white in (1.0, 255.0, 65535.0):
+        if (white == 1 or high > white / 20) and high <= 1.5 * white and low >= -0.5 * white:
+            return white
+    raise ValueError(f'its values, from {low:g} to {high:g}, are not in 0 to 1, 0 to 255 or 0 to 65535')
 
 
 def read_image(source):

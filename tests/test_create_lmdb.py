@@ -301,6 +301,7 @@ def test_check_of_a_good_set(good, capsys):
     (b'image-000000020', encode(30, 20)[:-200], 'record 20: image: image file is truncated'),
     (b'image-000000020', huge_png(30000, 30000), 'record 20: image: Image size (900000000 pixels)'),
     (b'label-000000003', b'\xff', "record 3: label: 'utf-8'"), (b'label-000000003', b' ', 'record 3: label: empty'),
+    (b'label-000000003', b'ab\r', "record 3: label: control character in 'ab\\r'"),
     (b'num-samples', None, 'num-samples is missing'), (b'num-samples', b'x', "num-samples is b'x', not a number"),
     (b'num-samples', b'999999999', 'num-samples is 999999999, but the last record is 40'),
     (b'num-samples', b'39', 'num-samples is 39, but the last record is 40')])

@@ -44,6 +44,20 @@ def test_sixteen_bits_are_scaled_not_cut():
     assert [p[0] for p in np.asarray(to_rgb(Image.fromarray(values)))[0]] == [0, 128, 255]
 
 
+@pytest.mark.parametrize('white', [1, 255, 65535])
+def test_floats_are_scaled_by_their_range_past_which_resampling_shoots(white):
+    values = np.array([[-0.1, 0, 0.5, 0.8, 1, 1.002, 1.3]]) * white
+    for last in (4, 5, 6, 7):
+        image = to_rgb(Image.fromarray(values[:, :last].astype(np.float32)))
+        assert [p[0] for p in np.asarray(image)[0]] == [0, 0, 128, 204, 255, 255, 255][:last]
+
+
+@pytest.mark.parametrize('values', [[-1, 1], [0, 3], [0, 1000], [0, np.nan], [0, 1e6], [-200, 255], [0, np.inf]])
+def test_floats_of_no_known_range_are_refused(values):
+    with pytest.raises(ValueError, match='its values, from .* are not in 0 to 1, 0 to 255 or 0 to 65535'):
+        to_rgb(Image.fromarray(np.array([values], dtype=np.float32)))
+
+
 def test_exif_orientation_is_applied(picture):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter

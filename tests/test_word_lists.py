@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from lib.wordsets.word_lists import open_list
+from lib.wordsets.word_lists import match_labels, open_list
 
 PLAIN = ['Hello', 'a,b', "it's", '$10.00', 'É', '"', 'x"y', '\\', 'a.jpg', '-']
 
@@ -20,7 +20,7 @@ def labels(entries):
     return [entry.label for entry in entries]
 
 
-@pytest.mark.parametrize('end', ['\n', '\r\n'])
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 @pytest.mark.parametrize('bom', ['', '\ufeff'])
 @pytest.mark.parametrize('separator', ['\t', ' ', ',', ', '])
 def test_separators_line_ends_and_bom(tmp_path, separator, bom, end):
@@ -34,6 +34,55 @@ def test_separators_line_ends_and_bom(tmp_path, separator, bom, end):
 def test_quoted_labels(tmp_path, separator):
     lines = [f'{i}.png{separator}"{label}"' for i, label in enumerate(['Genaxis Theatre', 'a, b', 'word'])]
     assert labels(parse(tmp_path / 'gt.txt', '\n'.join(lines))) == ['Genaxis Theatre', 'a, b', 'word']
+
+
+@pytest.mark.parametrize('separator', ['\t', ' ', ',', ', '])
+def test_quoted_names(tmp_path, separator):
+    """As pandas (QUOTE_ALL) and LibreOffice write a CSV."""
+    rows = [('a.jpg', 'HOTEL'), ('b, c.jpg', 'Book, shop'), ('say "hi".png', '"'), ('no extension', 'x')]
+    lines = [separator.join('"' + field.replace('"', '""') + '"' for field in row) for row in rows]
+    assert [(entry.paths['image'], entry.label) for entry in parse(tmp_path / 'a.csv', '\n'.join(lines))] == rows
+    pairs = ['"hr/1.png"\t"lr/1.png"\t"word"', '"hr/2.png"\t"lr/2.png"\t"a b"']
+    entries = parse(tmp_path / 'pairs.csv', '\n'.join(pairs))
+    assert entries[1].paths == {'image_hr': 'hr/2.png', 'image_lr': 'lr/2.png'}
+
+
+def test_mjsynth(tmp_path):
+    """Its lists have, for the label, the number of the word in a lexicon."""
+    lines = ['./1/2/17_Hotel_37021.jpg 37021', './1/2/18_a_b_5.jpg 5', './1/2/19_x_7.jpg 8']
+    entries = parse(tmp_path / 'annotation_train.txt', '\n'.join(lines))
+    assert labels(entries) == ['Hotel', 'a_b', None] and "MJSynth's lexicon" in entries[2].problem
+    assert labels(parse(tmp_path / 'gt.txt', '1_a_37021.jpg 37021\n2.jpg 5\n3.jpg 17')) == ['37021', '5', '17']
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders with an image of the same name each, and one of another."""
+    paths = [tmp_path / 'a' / '1.jpg', tmp_path / 'b' / '1.jpg', tmp_path / 'b' / '2.jpg']
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_labels_of_images_in_the_folders_of_the_list(folders, tmp_path):
+    (tmp_path / 'gt.txt').write_text('a/1.jpg\tone\nb/1.jpg\ttwo\nb/2.jpg\tthree\n')
+    assert match_labels(tmp_path / 'gt.txt', folders) == (dict(zip(folders, ('one', 'two', 'three'))), [])
+
+
+def test_labels_of_images_elsewhere_go_by_unambiguous_names(folders, tmp_path):
+    (tmp_path / 'lists').mkdir()
+    path = tmp_path / 'lists' / 'gt.txt'
+    path.write_bytes(b'x/1.jpg\tone\ny/1.jpg\ttwo\n2.jpg\tthree\n9.png\tnine\n8.jpg\t\xbe\xc6\n')
+    labels, lines = match_labels(path, folders)
+    assert labels == {folders[2]: 'three'}
+    assert lines == [f'{path}: 1 of 5 lines not used: {path}:5 (line is not UTF-8)',
+                     f'{path}: 2 images with several labels, none used: {folders[0]}, {folders[1]}',
+                     f'{path}: 1 names in it of no image: 9.png']
+    path.write_text('1.jpg\tone\n')
+    assert match_labels(path, folders[1:]) == (
+        {folders[1]: 'one'}, [f'{path}: 1 of 2 images without a label: {folders[2]}'])
+    assert match_labels(path, folders)[0] == {}, 'one label for two images of that name'
 
 
 def test_quotes_inside_quotes(tmp_path):
@@ -56,9 +105,9 @@ def test_names_with_blanks_commas_and_no_extension(tmp_path):
 
 
 def test_pairs(tmp_path):
-    entries = parse(tmp_path / 'gt.txt', 'hr/1.png\tlr/1.png\t(Camille\nhr/2.png\tlr/2.png\ta\tb\nhr/3.png\tword\n')
+    entries = parse(tmp_path / 'gt.txt', 'hr/1.png\tlr/1.png\t(Camille\nhr/2.png\tlr/2.png\ta b\nhr/3.png\tword\n')
     assert entries[0].paths == {'image_hr': 'hr/1.png', 'image_lr': 'lr/1.png'}
-    assert labels(entries[:2]) == ['(Camille', 'a\tb']
+    assert labels(entries[:2]) == ['(Camille', 'a b']
     assert entries[2].problem and entries[2].place.endswith('gt.txt:3')
 
 
@@ -66,7 +115,7 @@ def test_pairs(tmp_path):
 def test_any_word_comes_back(tmp_path, style):
     """Random labels of printable characters, as each style writes them."""
     rng = random.Random(style)
-    alphabet = [chr(c) for c in range(33, 127)] + [' ', 'é', '€', '字', '\u2028', '\x85', '\u00a0']
+    alphabet = [chr(c) for c in range(33, 127)] + [' ', 'é', '€', '字', '\u2028', '\u00a0']
     words = [''.join(rng.choices(alphabet, k=rng.randint(1, 12))).strip() or 'x' for _ in range(300)]
     if style in ('tab', 'blank', 'pairs'):  # these cannot tell a set of nothing but quoted labels from quoting
         words.append('plain')
@@ -88,10 +137,11 @@ def test_any_word_comes_back(tmp_path, style):
 
 
 def test_bad_lines_are_named_and_the_rest_goes_on(tmp_path):
-    entries = parse(tmp_path / 'gt.txt', b'a.jpg\tone\nb.jpg\t\xff\xfe\nnothing\nc.jpg\t  \nd.jpg\ttwo')
-    assert labels(entries) == ['one', None, None, None, 'two']
+    entries = parse(tmp_path / 'gt.txt', b'a.jpg\tone\nb.jpg\t\xff\xfe\nnothing\nc.jpg\t  \nd.jpg\ttwo\ne.jpg\ta\rb')
+    assert labels(entries) == ['one', None, None, None, 'two', None]
     assert [(entry.place.rpartition(':')[2], entry.problem) for entry in entries if entry.problem] == [
-        ('2', 'line is not UTF-8'), ('3', 'line is not "image, separator, label"'), ('4', 'empty label')]
+        ('2', 'line is not UTF-8'), ('3', 'line is not "image, separator, label"'), ('4', 'empty label'),
+        ('6', 'label holds a control character')]
 
 
 def test_bad_odgt_lines(tmp_path):

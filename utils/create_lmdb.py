@@ -29,7 +29,7 @@ from lib.runtime.workers import in_order
 from lib.wordsets.image_check import image_size
 from lib.wordsets.lmdb_reader import open_lmdb
 from lib.wordsets.lmdb_writer import LmdbWriter
-from lib.wordsets.word_lists import find_image, open_list
+from lib.wordsets.word_lists import find_image, has_control, open_list, printable
 
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
 CHUNK = 32  # entries that go to a worker at once
@@ -143,7 +143,7 @@ def create(args):
           + (f'; {len(writer)} records in all' if args.append else ''))
     for reason, number in skipped.most_common():
         more = f' and {number - NAMED} more' if number > NAMED else ''
-        shown = ', '.join(name if name.isprintable() else repr(name) for name in names[reason])
+        shown = ', '.join(map(printable, names[reason]))
         print(f'  {number} skipped, {reason}: {shown}{more}')
     return 0 if written else fail(f'nothing came out of {args.input}; {args.output} was not touched', 1)
 
@@ -172,6 +172,8 @@ def check_records(numbers, path, kinds):
                     characters.update(label)
                     if not label.strip():
                         raise ValueError('empty')
+                    if has_control(label):
+                        raise ValueError(f'control character in {label!r}')
                 except (ValueError, lmdb.Error) as error:
                     damage.append(f'record {number}: {kind}: {error}')
     return damage, lengths, characters, widths, heights
@@ -214,7 +216,7 @@ def check(path, workers):
         try:
             for texts, *counters in results:
                 for text in texts:
-                    bar.write(text if text.isprintable() else repr(text))
+                    bar.write(printable(text))
                 found += len(texts)
                 for total, counter in zip(totals, counters):
                     total.update(counter)

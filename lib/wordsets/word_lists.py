@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import unicodedata
 from collections import namedtuple
 from itertools import islice
 
@@ -10,7 +11,8 @@ SAMPLE = 1000  # lines from which the style of a text list is told
 
 # place: 'gt.txt:17'; paths: {'image': path} or {'image_hr': path, 'image_lr': path}; problem: why it is unusable
 Entry = namedtuple('Entry', 'place label paths problem', defaults=(None, None, None))
-Style = namedtuple('Style', 'separator quoted pairs')
+Style = namedtuple('Style', 'separator quoted pairs mjsynth')
+MJSYNTH = re.compile(r'\d+_(.+)_(\d+)\.jpe?g', re.I)  # 17_Hotel_37021.jpg: the word, and its number in lexicon.txt
 
 
 def open_list(path):
@@ -57,13 +59,20 @@ def check_label(entry):
         entry.label.encode('utf-8')
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
         return Entry(entry.place, problem='label is not valid Unicode')
+    if has_control(entry.label):
+        return Entry(entry.place, problem='label holds a control character')
     return entry if entry.label.strip() else Entry(entry.place, problem='empty label')
+
+
+def has_control(label):
+    """Whether there is a control character in it, as a wrong line end or a damaged file leaves: no font draws one."""
+    return any(unicodedata.category(character) == 'Cc' for character in label)
 
 
 def numbered_lines(path):
     """Yields ('gt.txt:17', text) for each line that is not blank; text is None where the bytes are not UTF-8."""
     with open(path, 'rb') as file:  # as bytes: a text file would also be cut at other line ends inside labels
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(file.read().split(b'\r') if has_old_line_ends(path) else file, 1):
             if number == 1:
                 if line.startswith((b'\xff\xfe', b'\xfe\xff')):
                     raise ValueError(f'{path} is UTF-16; save it as UTF-8')
@@ -78,9 +87,17 @@ def numbered_lines(path):
             yield f'{path}:{number}', text
 
 
-def count_lines(path):
+def has_old_line_ends(path):
+    """Whether lines end with a carriage return alone, as on the Macintosh of old and in some exports for it."""
     with open(path, 'rb') as file:
-        return sum(block.count(b'\n') for block in iter(lambda: file.read(1 << 20), b''))
+        start = file.read(1 << 20)
+    return b'\r' in start and b'\n' not in start
+
+
+def count_lines(path):
+    end = b'\r' if has_old_line_ends(path) else b'\n'
+    with open(path, 'rb') as file:
+        return sum(block.count(end) for block in iter(lambda: file.read(1 << 20), b''))
 
 
 def odgt_entries(path):
@@ -113,13 +130,26 @@ def sniff(path):
 
     separator = max('\t, ', key=fitting)  # the first of equals
     labels = [part[1] for part in (split(line, separator) for line in lines) if part]
-    pairs = separator == '\t' and sum(bool(re.match('[^\t]+' + EXTENSIONS + '\t', label, re.I)) for label in labels)
+    pairs = separator == '\t' and sum(bool(re.match(f'[^\t]+{EXTENSIONS}"?\t', label, re.I)) for label in labels)
     quoted = separator == ',' or all(is_quoted(label) for label in labels)
-    return Style(separator, quoted, pairs > len(labels) / 2)
+    numbers = [mjsynth_word(part) for part in (split(line, separator) for line in lines) if part]
+    return Style(separator, quoted, pairs > len(labels) / 2, sum(map(bool, numbers)) > len(labels) / 2)
+
+
+def mjsynth_word(parts):
+    """The word in the name of an image of MJSynth whose label is its number, else None."""
+    match = MJSYNTH.fullmatch(parts[0].rpartition('/')[2])
+    return match[1] if match and match[2] == parts[1] else None
 
 
 def split(line, separator):
-    """Splits 'path<separator>label' behind the image's extension, else at the first separator; None without one."""
+    """Splits 'path<separator>label' behind the image's extension, else at the first separator; None without one.
+
+    The path may be in double quotes, as all fields of some CSV files are.
+    """
+    quoted = re.match(f'"((?:[^"]|"")+)" *{separator} *(.*)', line.strip(' '), re.S)
+    if quoted:
+        return quoted[1].replace('""', '"'), quoted[2].strip()
     if separator != '\t':
         match = re.match(f'(.+?{EXTENSIONS}){" ?, ?" if separator == "," else " "}(.*)', line, re.I | re.S)
         if match:
@@ -148,12 +178,17 @@ def text_entries(path, style):
             continue
         parts = split(line, style.separator)
         if parts and style.pairs:
-            low, found, label = parts[1].partition('\t')
-            parts = (parts[0], low, label.strip()) if found else None
+            rest = split(parts[1], '\t')
+            parts = (parts[0], *rest) if rest else None
         if not parts:
             yield Entry(place, problem='line is not "image, separator, label"')
             continue
         label = unquote(parts[-1]) if style.quoted else parts[-1]
+        if style.mjsynth:
+            label = mjsynth_word((parts[0], label))
+            if label is None:
+                yield Entry(place, problem="label is a number in MJSynth's lexicon; the image's name holds no word")
+                continue
         kinds = ('image_hr', 'image_lr') if style.pairs else ('image',)
         yield check_label(Entry(place, label, dict(zip(kinds, parts))))
 
@@ -177,3 +212,52 @@ def read_iiit5k(path):
 def mat_entries(path, names, labels):
     for number, (name, label) in enumerate(zip(names, labels), 1):
         yield check_label(Entry(f'{path}:{number}', label, {'image': name}))
+
+
+def match_labels(path, images):
+    """The labels that a list gives to images, and what of either is without the other.
+
+    An entry belongs to the file that it names, seen from the list's folder; else to the image of its base name, where
+    the list has one label for that name and `images` one file.
+
+    Returns:
+        ({image: label}, lines of text about images and entries that were not used).
+    """
+    entries, _, folders = open_list(path)
+    by_file, by_name, lines, problems = {}, {}, [], []
+    count = 0
+    for entry in entries:
+        count += 1
+        if entry.problem:
+            problems.append(f'{entry.place} ({entry.problem})')
+            continue
+        for name in entry.paths.values():
+            found, _ = find_image(name, folders)
+            if found:
+                by_file[os.path.realpath(found)] = entry.label
+            by_name.setdefault(os.path.basename(name), set()).add(entry.label)
+    names = [os.path.basename(image) for image in images]
+    strangers = [name for name in by_name if name not in names]
+    labels, ambiguous = {}, []
+    for image, name in zip(images, names):
+        candidates = by_name.get(name, ())
+        if os.path.realpath(image) in by_file:
+            labels[image] = by_file[os.path.realpath(image)]
+        elif len(candidates) == 1 and names.count(name) == 1:
+            labels[image] = next(iter(candidates))
+        elif candidates:
+            ambiguous.append(str(image))
+    unlabelled = [str(image) for image in images if image not in labels and str(image) not in ambiguous]
+    for text, members in ((f'{len(problems)} of {count} lines not used', problems),
+                          (f'{len(ambiguous)} images with several labels, none used', ambiguous),
+                          (f'{len(unlabelled)} of {len(names)} images without a label', unlabelled),
+                          (f'{len(strangers)} names in it of no image', strangers)):
+        if members:
+            shown = ', '.join(map(printable, members[:5]))
+            lines.append(f'{path}: {text}: {shown}{", ..." if len(members) > 5 else ""}')
+    return labels, lines
+
+
+def printable(name):
+    """A name as a part of a line: quoted where it holds what does not print."""
+    return name if name.isprintable() else repr(name)
