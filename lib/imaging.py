@@ -89,8 +89,50 @@ def recognizer_input(images, size=RECOGNIZER_SIZE):
     """
     images = images.clamp(0, 1)
     if tuple(images.shape[-2:]) != tuple(size):
-        images = F.interpolate(images, size, mode='bilinear', antialias=True)
+        images = resize_bilinear(images, size, antialias=True)
     return images * 2 - 1
+
+
+def resize_bilinear(images, size, antialias=False, align_corners=False):
+    """Bilinear F.interpolate of (N, C, H, W) to size = (height, width).
+
+    CUDA sums up the gradient of that in no fixed order; under `torch.use_deterministic_algorithms` it is computed as a
+    matrix product along each side, whose gradient is deterministic.
+    """
+    def interpolate(x, size):
+        return F.interpolate(x, size, mode='bilinear', antialias=antialias, align_corners=align_corners)
+
+    if not (images.requires_grad and torch.are_deterministic_algorithms_enabled()):
+        return interpolate(images, size)
+    down, along = (interpolate(torch.eye(length, device=images.device)[None, None], (length, target))[0, 0]
+                   for length, target in zip(images.shape[-2:], size))  # (length, target): shares of the pixels
+    with torch.autocast(images.device.type, enabled=False):
+        return down.T @ images.float() @ along
+
+
+def sample_bilinear(images, grid, align_corners=False):
+    """F.grid_sample of images (N, C, H, W), bilinear, borders repeated: grid (N, h, w, 2) -> (N, C, h, w).
+
+    CUDA sums up the gradient of that in no fixed order; under `torch.use_deterministic_algorithms` the four neighbours
+    of each point are gathered instead, whose gradient has a deterministic implementation.
+    """
+    if not ((images.requires_grad or grid.requires_grad) and torch.are_deterministic_algorithms_enabled()):
+        return F.grid_sample(images, grid, padding_mode='border', align_corners=align_corners)
+    floors, ceilings, weights = [], [], []
+    for places, length in zip(grid.unbind(3), images.shape[:1:-1]):  # x along the width, y along the height
+        places = (places + 1) / 2 * (length - 1) if align_corners else ((places + 1) * length - 1) / 2
+        places = places.clamp(0, length - 1).unsqueeze(1)  # (N, 1, h, w)
+        floors.append(places.detach().floor().long())
+        ceilings.append((floors[-1] + 1).clamp(max=length - 1))
+        weights.append(places - floors[-1])
+
+    def gather(x, y):
+        index = (y * images.shape[3] + x).flatten(2).expand(-1, images.shape[1], -1)
+        return images.flatten(2).gather(2, index).unflatten(2, grid.shape[1:3])
+
+    (left, top), (right, bottom), (along, down) = floors, ceilings, weights
+    upper = gather(left, top).lerp(gather(right, top), along)
+    return upper.lerp(gather(left, bottom).lerp(gather(right, bottom), along), down)
 
 
 def gaussian_blur(images, sigma):

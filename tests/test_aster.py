@@ -7,9 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.models.aster import Aster, aster_from_state_dict
 from lib.models.aster.attention_head import AttentionHead
+from lib.models.aster.conv_bn import fastest_layout
+from lib.models.aster.resnet_aster import Block
+from lib.trainers import moving_average
 
 DATA = Path(__file__).parent / 'data'
 HALF_WEIGHTS = Path(__file__).parents[2] / 'shared' / 'weights' / 'aster_half.pth'
@@ -126,6 +130,70 @@ def test_golden_beam_search_ids(model, golden):
     ids, scores = model.decode(golden['images'].float(), beam_width=5)
     assert [up_to_eos(row) for row in ids] == [up_to_eos(row) for row in golden['beam5']]
     assert ids.shape[1] < 100 and bool((scores < 0).all())
+
+
+# ---------------------------------------------------------------- what depends on the device
+
+class TensorCores(TorchDispatchMode):
+    """Matrix products and convolutions as TF32 computes them: of float32 operands rounded to 10 bits."""
+
+    PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.convolution}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        def rounded(value):
+            if not torch.is_tensor(value) or value.dtype != torch.float32:
+                return value
+            return ((value.view(torch.int32) + 0x1000) & ~0x1fff).view(torch.float32)
+
+        if function.overloadpacket in self.PRODUCTS:
+            args = tuple(map(rounded, args))
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_tensor_cores_do_not_move_the_points_of_the_rectification(model, golden):
+    points = model.control_points(golden['images'].float())
+    with TensorCores():
+        assert not torch.equal(points.flatten(1) @ points.flatten(1).T, (points.flatten(1).double() @
+                                                                         points.flatten(1).T.double()).float())
+        grid = model.tps.grid(points)
+    close(grid * 128, model.tps.grid(points) * 128, 1e-3)  # of a pixel
+
+
+class Operators(TorchDispatchMode):
+    """Notes the operators that are run, with their arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls.append((function.overloadpacket.__name__, args))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_what_pays_on_a_cpu_is_done_there_alone(device):
+    block, head = Block(8, 8, (2, 2)).eval().to(device), random_head(0, 0)[0].to(device)
+    with torch.no_grad(), Operators() as run:
+        images = fastest_layout(torch.zeros(2, 8, 6, 6, device=device))
+        block(images)
+        head(torch.zeros(2, 7, 10, device=device), torch.zeros(2, 3, dtype=torch.int64, device=device))
+    convolutions = [args for name, args in run.calls if name == 'convolution']
+    rooted = 'rsqrt' in [name for name, _ in run.calls]  # batch norm folded into a convolution
+    strides = {tuple(args[3]) for args in convolutions}
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    from_gates = head.decoder.symbols() is not head.decoder.tgt_embedding.weight
+    expected = (True, {(1, 1)}, True, True) if device == 'cpu' else (False, {(1, 1), (2, 2)}, False, False)
+    assert (rooted, strides, channels_last, from_gates) == expected
+
+
+def test_the_step_of_the_gru_from_embeddings_and_from_gates_is_one():
+    head, _ = random_head(0, 0)
+    cell, context, state = head.decoder, torch.randn(3, 2, 10), torch.randn(3, 2, 16)
+    symbols = torch.tensor([[0, 5], [11, 12], [3, 3]])
+    close(cell.gru_of_embeddings(cell.tgt_embedding.weight[symbols], context, state),
+          cell.gru_of_gates(cell.symbols()[symbols], context, state), 1e-5)
 
 
 # ---------------------------------------------------------------- decoding
@@ -268,6 +336,52 @@ def test_frozen_recognizer_passes_gradients_and_does_not_change():
         assert not list(module.parameters()) or all(p.grad is None for p in module.parameters())
         # cuDNN goes backward through an RNN only in train mode
         assert module.training == isinstance(module, nn.RNNBase)
+
+
+def test_a_frozen_recognizer_folds_its_batch_norm_once(monkeypatch):
+    torch.manual_seed(0)
+    model, images = Aster(**SMALL), torch.rand(2, 3, 64, 256) * 2 - 1
+    model.encode(images)  # statistics of its own
+    expected = model.eval().encode(images)
+    model.freeze()
+    monkeypatch.setattr('lib.models.aster.conv_bn.folded', None)
+    close(model.encode(images), expected, 1e-4)
+    close(model.to(torch.float64).float().encode(images), expected, 1e-4)  # moved with the network
+
+
+def write_into(model, state):
+    for name, value in model.state_dict().items():
+        value.copy_(state[name])
+    return model
+
+
+def load(model, state):
+    model.load_state_dict(state)
+    return model
+
+
+def load_within_another(model, state):
+    parent = Parent(model)
+    load(parent, {**parent.state_dict(), **{f'recognizer.{name}': value for name, value in state.items()}})
+    return model
+
+
+def train_along(model, state):
+    return write_into(model.requires_grad_(True), state)
+
+
+def average(model, state):
+    averaged = moving_average(model.requires_grad_(True), 0.5).module
+    return write_into(load(averaged, model.state_dict()), state)
+
+
+@pytest.mark.parametrize('change', [load, load_within_another, train_along, average])
+def test_a_frozen_recognizer_that_changes_after_all_keeps_no_old_convolutions(change):
+    torch.manual_seed(0)
+    model, other, images = Aster(**SMALL).freeze(), Aster(**SMALL), torch.rand(2, 3, 64, 256) * 2 - 1
+    other.encode(images)
+    with torch.no_grad():
+        close(change(model, other.state_dict()).encode(images), other.freeze().encode(images), 1e-4)
 
 
 def test_training_reaches_every_parameter_and_the_statistics():

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from lib.imaging import (
@@ -12,6 +13,8 @@ from lib.imaging import (
     read_image,
     recognizer_input,
     resize,
+    resize_bilinear,
+    sample_bilinear,
     to_pil,
     to_rgb,
     to_tensor,
@@ -119,3 +122,46 @@ def test_jpeg_quality_counts(picture):
     images = to_tensor(picture)[None]
     worse, better = ((jpeg(images, quality) - images).abs().mean() for quality in (5, 95))
     assert better < worse
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def value_and_gradients(function, *inputs):
+    leaves = [value.clone().requires_grad_() for value in inputs]
+    result = function(*leaves)
+    (result * torch.linspace(-1, 1, result.numel()).view(result.shape)).sum().backward()
+    return [result.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize('options', [{'antialias': True}, {'align_corners': True}])
+@pytest.mark.parametrize('size', [(7, 30), (12, 4)])
+def test_deterministic_resizing_is_that_of_torch(deterministic, options, size):
+    images = torch.rand(2, 3, 9, 12)
+    ours = value_and_gradients(lambda x: resize_bilinear(x, size, **options), images)
+    theirs = value_and_gradients(lambda x: F.interpolate(x, size, mode='bilinear', **options), images)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('align_corners', [True, False])
+def test_deterministic_sampling_is_that_of_torch(deterministic, align_corners):
+    images, grid = torch.rand(2, 3, 9, 12), 2.4 * torch.rand(2, 5, 7, 2) - 1.2  # some beyond the border
+    ours = value_and_gradients(lambda x, y: sample_bilinear(x, y, align_corners), images, grid)
+    theirs = value_and_gradients(lambda x, y: F.grid_sample(x, y, padding_mode='border', align_corners=align_corners),
+                                 images, grid)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_what_the_recognizer_is_given_is_deterministic_on_cuda(deterministic):
+    images, grid = torch.rand(1, 3, 8, 12).requires_grad_(), torch.zeros(1, 4, 4, 2)
+    for result in (recognizer_input(images), sample_bilinear(images, grid)):
+        pending, names = [result.grad_fn], set()
+        while pending:
+            node = pending.pop()
+            names.add(type(node).__name__)
+            pending += [parent for parent, _ in node.next_functions if parent is not None]
+        assert not [name for name in names if 'Upsample' in name or 'GridSampler' in name]

@@ -21,7 +21,6 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
@@ -219,8 +218,8 @@ def build_trainer(args, device, amp='off', layout=None):
 
 
 @mock.patch('lib.models.generator.conv_by_rows', lambda conv, x: conv(x))
-@mock.patch('lib.models.aster.resnet_aster.conv_bn',
-            lambda conv, bn, x: bn(F.conv2d(x, conv.weight, padding=conv.padding)))
+@mock.patch('lib.models.aster.resnet_aster.conv_bn', lambda conv, bn, x: bn(conv(x)))
+@mock.patch('lib.models.aster.stn_head.conv_bn', lambda conv, bn, x: bn(conv(x)))
 def usual_step(trainer, batch):
     """A step as usually written: the discriminator looks at the generated images once for each of the two losses."""
     hr, lr = batch['hr'].to(trainer.device), batch['lr'].to(trainer.device)

@@ -1,7 +1,7 @@
 """Attention decoder: reads one character a step from the encoder's columns; teacher forcing, greedy and beam search.
 
-Everything that does not depend on the state is computed once a sequence: the columns' part of the attention and, for
-every class, the part of the GRU's gates that comes from the previous character.
+What does not depend on the state is computed once a sequence: the columns' part of the attention and, on CPUs, the part
+of the GRU's gates that comes from the previous character, for every class.
 """
 import torch
 import torch.nn.functional as F
@@ -28,26 +28,44 @@ class DecoderCell(nn.Module):
         self.gru = nn.GRU(attention_dim + in_planes, state_dim, batch_first=True)
         self.fc = nn.Linear(state_dim, num_classes)
 
-    def symbol_gates(self):
-        """What each previous symbol adds to the GRU's input gates: (classes + 1, 3 * state_dim)."""
-        weight = self.gru.weight_ih_l0[:, :self.tgt_embedding.embedding_dim]
-        return F.linear(self.tgt_embedding.weight, weight, self.gru.bias_ih_l0)
+    def symbols(self):
+        """What the GRU is given of each previous symbol.
+
+        On CPUs what it adds to the input gates, (classes + 1, 3 S), computed once a sequence; elsewhere, where the GRU
+        is one kernel, its embedding (classes + 1, A).
+        """
+        embeddings = self.tgt_embedding.weight
+        if embeddings.device.type != 'cpu':
+            return embeddings
+        return F.linear(embeddings, self.gru.weight_ih_l0[:, :embeddings.shape[1]], self.gru.bias_ih_l0)
 
     def keys(self, columns):
         """What the attention asks of the columns (N, W, C), whatever the state: (N, W, A)."""
         return 2 * self.attention_unit.xEmbed(columns)
 
-    def forward(self, state, gates, columns, keys):
+    def forward(self, state, symbols, columns, keys):
         """Advance the states of K beams of N samples.
 
-        state (N, K, S), gates (N, K, 3 S) of the previous symbols, columns (N, W, C), keys (N, W, A), see `keys`;
-        returns the new state (N, K, S). The GRU is written out because the halves of its input come from two places.
+        state (N, K, S), symbols (N, K, 3 S or A) of the previous ones, see `symbols`, columns (N, W, C), keys
+        (N, W, A), see `keys`; returns the new state (N, K, S).
         """
         unit = self.attention_unit
         # tanh x = 2 sigmoid 2x - 1: sigmoid takes a fraction of the time of tanh, and softmax drops what is added
         query = 2 * unit.sEmbed(state)
         energy = 2 * unit.wEmbed((keys.unsqueeze(1) + query.unsqueeze(2)).sigmoid_()).squeeze(3)  # (N, K, W)
         context = energy.softmax(2) @ columns  # (N, K, C)
+        if state.device.type == 'cpu':
+            return self.gru_of_gates(symbols, context, state)
+        return self.gru_of_embeddings(symbols, context, state)
+
+    def gru_of_embeddings(self, embeddings, context, state):
+        """A step of the GRU on embeddings (N, K, A) and context (N, K, C), concatenated: (N, K, S)."""
+        inputs, gru = torch.cat([embeddings, context], dim=2).flatten(0, 1), self.gru
+        return torch.gru_cell(inputs, state.flatten(0, 1), gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0,
+                              gru.bias_hh_l0).view_as(state)
+
+    def gru_of_gates(self, gates, context, state):
+        """The same on what the embeddings add to the input gates (N, K, 3 S), written out."""
         of_input = gates + F.linear(context, self.gru.weight_ih_l0[:, self.tgt_embedding.embedding_dim:])
         of_state = F.linear(state, self.gru.weight_hh_l0, self.gru.bias_hh_l0)
         size = state.shape[2]
@@ -65,19 +83,19 @@ class AttentionHead(nn.Module):
         self.decoder = DecoderCell(num_classes, in_planes, state_dim, attention_dim)
 
     def start(self, columns):
-        """The start of any decoding: state (N, 1, S) of zeros, keys of the columns, gates of each symbol."""
+        """The start of any decoding: state (N, 1, S) of zeros, keys of the columns, `symbols` of the cell."""
         cell = self.decoder
         state = columns.new_zeros(columns.shape[0], 1, cell.gru.hidden_size)
-        return state, cell.keys(columns), cell.symbol_gates()
+        return state, cell.keys(columns), cell.symbols()
 
     def forward(self, columns, targets):
         """Teacher forcing: columns (N, W, C), targets (N, T) int64 -> logits (N, T, classes) of each target."""
-        state, keys, symbol_gates = self.start(columns)
+        state, keys, table = self.start(columns)
         previous = F.pad(targets[:, :-1], (1, 0), value=self.bos)
-        gates = F.embedding(previous, symbol_gates)  # (N, T, 3 S)
+        symbols = F.embedding(previous, table)  # (N, T, 3 S or A)
         states = []
         for t in range(targets.shape[1]):
-            state = self.decoder(state, gates[:, t:t + 1], columns, keys)
+            state = self.decoder(state, symbols[:, t:t + 1], columns, keys)
             states.append(state)
         return self.decoder.fc(torch.cat(states, dim=1))
 
@@ -87,9 +105,9 @@ class AttentionHead(nn.Module):
         scores = torch.zeros(len(columns), device=columns.device)
         rows = torch.arange(len(columns), device=columns.device)  # the samples still being read
         symbol = torch.full_like(rows, self.bos)
-        state, keys, symbol_gates = self.start(columns)
+        state, keys, table = self.start(columns)
         for t in range(max_len):
-            state = self.decoder(state, symbol_gates[symbol].unsqueeze(1), columns, keys)
+            state = self.decoder(state, table[symbol].unsqueeze(1), columns, keys)
             score, symbol = self.decoder.fc(state[:, 0]).float().log_softmax(1).max(1)
             ids[rows, t] = symbol
             scores[rows] += score
@@ -119,7 +137,7 @@ class AttentionHead(nn.Module):
         symbols = torch.full((len(columns), 1), self.bos, device=device)  # one beam, which branches in the first step
         ids = symbols.new_empty(len(columns), 1, 0)
         scores = torch.zeros(len(columns), 1, device=device)
-        state, keys, symbol_gates = self.start(columns)
+        state, keys, table = self.start(columns)
 
         def offer(candidates):
             """Note a sample's best candidate, scores (n, width) with -inf for none, where it beats what was noted."""
@@ -129,7 +147,7 @@ class AttentionHead(nn.Module):
             best_ids[rows[better]] = F.pad(ids[better, beam[better]], (0, max_len - ids.shape[2]), value=self.eos)
 
         for _ in range(max_len):
-            state = self.decoder(state, symbol_gates[symbols], columns, keys)
+            state = self.decoder(state, table[symbols], columns, keys)
             totals = scores.unsqueeze(2) + self.decoder.fc(state).float().log_softmax(2)  # (n, width, classes)
             scores, picks = totals.flatten(1).topk(width)
             parents, symbols = picks // classes, picks % classes

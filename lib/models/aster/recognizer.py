@@ -1,9 +1,10 @@
 """ASTER, the attentional scene text recognizer with flexible rectification (Shi et al., TPAMI 2018)."""
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from lib.imaging import resize_bilinear
 from lib.models.aster.attention_head import AttentionHead
+from lib.models.aster.conv_bn import keep_folded
 from lib.models.aster.resnet_aster import ResNetAster
 from lib.models.aster.stn_head import STNHead
 from lib.models.aster.tps import TPS
@@ -29,11 +30,12 @@ class Aster(nn.Module):
             raise ValueError(f'an alphabet of {len(alphabet)} characters for {num_classes} classes, of which three are '
                              'EOS, padding and unknown')
         self.alphabet = alphabet
-        self.frozen = False
+        self.frozen = self.folded = False
         self.encoder = ResNetAster(width, use_lstm, lstm_dim)
         self.decoder = AttentionHead(num_classes, self.encoder.out_planes, decoder_dim, attention_dim)
         self.tps = TPS(*TEXT_SIZE, control_points) if use_stn else None
         self.stn_head = STNHead(stn_width, stn_dim, control_points) if use_stn else None
+        self.register_load_state_dict_post_hook(Aster.refold)
 
     @property
     def num_classes(self):
@@ -41,13 +43,13 @@ class Aster(nn.Module):
 
     def control_points(self, images):
         """Where the text line lies: (N, K, 2), (x, y) in units of the image."""
-        return self.stn_head(F.interpolate(images, STN_SIZE, mode='bilinear', align_corners=True))
+        return self.stn_head(resize_bilinear(images, STN_SIZE, align_corners=True))
 
     def rectify(self, images):
         """The straightened text line (N, 3, 32, 100) in [-1, 1]; without an STN the whole image at that size."""
         with torch.autocast(images.device.type, enabled=False):
             if self.stn_head is None:
-                return F.interpolate(images, TEXT_SIZE, mode='bilinear', antialias=True)
+                return resize_bilinear(images, TEXT_SIZE, antialias=True)
             return self.tps(images, self.control_points(images))
 
     def encode(self, images):
@@ -123,8 +125,24 @@ class Aster(nn.Module):
         mode; it changes nothing they compute, there being no dropout.
         """
         self.frozen = True
-        self.requires_grad_(False)
-        return self.train(False)
+        return self.requires_grad_(False).train(False)
+
+    def requires_grad_(self, requires_grad=True):
+        """As of any module; batch norm of a frozen one that takes no gradient is folded into its convolutions, once."""
+        super().requires_grad_(requires_grad)
+        self.fold(self.frozen and not requires_grad)
+        return self
+
+    def fold(self, fixed):
+        """Keep or drop the folded convolutions."""
+        self.folded = fixed
+        keep_folded(self.encoder.pairs(), fixed)
+        keep_folded(self.stn_head.pairs() if self.stn_head else (), fixed)
+
+    def refold(self, _incompatible_keys):
+        """Called after weights were loaded."""
+        if self.folded:
+            self.fold(True)
 
     def train(self, mode=True):
         super().train(mode)

@@ -1,18 +1,11 @@
 """Encoder: a ResNet that brings the text line down to one row of 25 columns, then a bidirectional LSTM along them."""
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from lib.models.aster.conv_bn import conv_bn, fastest_layout
 
 BLOCKS = (3, 4, 6, 6, 3)
 STRIDES = ((2, 2), (2, 2), (2, 1), (2, 1), (2, 1))  # height shrinks 32 -> 1, width 100 -> 25
-
-
-def conv_bn(conv, bn, x):
-    """Convolution, by steps of one, and batch norm; where the statistics are fixed, both as one convolution."""
-    if bn.training:
-        return bn(F.conv2d(x, conv.weight, padding=conv.padding))
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
-    return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), bn.bias - scale * bn.running_mean, padding=conv.padding)
 
 
 class Block(nn.Module):
@@ -30,12 +23,15 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(in_planes, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
 
     def forward(self, x):
-        # What a 1x1 convolution with a stride looks at. Given as a stride, oneDNN writes behind the end of its buffers
-        # where there are fewer than 8 channels, laid out channels last.
-        x = x[:, :, ::self.conv1.stride[0], ::self.conv1.stride[1]]
         residual = x if self.downsample is None else conv_bn(*self.downsample, x)
         x = self.relu(conv_bn(self.conv1, self.bn1, x))
         return self.relu(conv_bn(self.conv2, self.bn2, x) + residual)
+
+    def pairs(self):
+        """Each convolution with its batch norm."""
+        yield from ((self.conv1, self.bn1), (self.conv2, self.bn2))
+        if self.downsample is not None:
+            yield tuple(self.downsample)
 
 
 class ResNetAster(nn.Module):
@@ -63,10 +59,17 @@ class ResNetAster(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
 
+    def pairs(self):
+        """Each convolution with its batch norm."""
+        yield tuple(self.layer0[:2])
+        for module in self.modules():
+            if isinstance(module, Block):
+                yield from module.pairs()
+
     def forward(self, images):
         """images (N, 3, 32, 100) -> columns (N, 25, out_planes)."""
         conv, bn, relu = self.layer0
-        x = relu(conv_bn(conv, bn, images.contiguous(memory_format=torch.channels_last)))  # the faster layout
+        x = relu(conv_bn(conv, bn, fastest_layout(images)))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
             x = layer(x)
         columns = x.squeeze(2).transpose(1, 2).float()  # (N, 25, channels)

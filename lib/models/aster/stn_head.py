@@ -2,6 +2,8 @@
 import torch
 from torch import nn
 
+from lib.models.aster.conv_bn import conv_bn, fastest_layout
+
 
 def border_points(count, margin_x, margin_y):
     """Control points along the upper border from left to right, then along the lower one.
@@ -45,9 +47,15 @@ class STNHead(nn.Module):
         with torch.no_grad():
             self.stn_fc2.bias.copy_(border_points(self.stn_fc2.out_features // 2, 0.01, 0.01).flatten())
 
+    def pairs(self):
+        """Each convolution with its batch norm."""
+        return [tuple(layer[:2]) for layer in self.stn_convnet if not isinstance(layer, nn.MaxPool2d)]
+
     def forward(self, images):
         """images (N, 3, 32, 64) in [-1, 1] -> control points (N, K, 2), (x, y) in units of the image, unbounded."""
-        images = images.contiguous(memory_format=torch.channels_last)  # the faster layout
-        features = self.stn_fc1(self.stn_convnet(images).flatten(1))
+        features = fastest_layout(images)
+        for layer in self.stn_convnet:
+            features = layer(features) if isinstance(layer, nn.MaxPool2d) else layer[2](conv_bn(*layer[:2], features))
+        features = self.stn_fc1(features.flatten(1))
         # A tenth of the features: the last layer then learns slowly, as the released weights expect.
         return self.stn_fc2(0.1 * features).unflatten(1, (-1, 2))

@@ -1,8 +1,8 @@
 """Thin-plate spline that straightens a text line (ASTER, section 3.1; Bookstein 1989)."""
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from lib.imaging import sample_bilinear
 from lib.models.aster.stn_head import border_points
 
 
@@ -41,11 +41,18 @@ class TPS(nn.Module):
         self.register_buffer('target_coordinate_repr', representation)
         self.register_buffer('target_control_points', targets)
 
+    def grid(self, control_points):
+        """Where each pixel of the output lies for control points (N, K, 2): (N, height, width, 2) of (x, y) in [-1, 1].
+
+        In float64, which no setting rounds: the inverse has entries up to 87, and operands rounded to TF32's 10 bits
+        would move the points by several pixels.
+        """
+        padding = self.padding_matrix.expand(control_points.shape[0], 3, 2)
+        mapping = self.inverse_kernel.double() @ torch.cat([control_points, padding], dim=1).double()
+        points = self.target_coordinate_repr.double() @ mapping
+        return (points.clamp(0, 1) * 2 - 1).float().view(-1, self.height, self.width, 2)
+
     def forward(self, images, control_points):
         """images (N, 3, H, W), control_points (N, K, 2) in [0, 1] -> (N, 3, height, width)."""
-        padding = self.padding_matrix.expand(control_points.shape[0], 3, 2)
-        mapping = self.inverse_kernel @ torch.cat([control_points, padding], dim=1)
-        grid = (self.target_coordinate_repr @ mapping).clamp(0, 1) * 2 - 1
-        grid = grid.view(-1, self.height, self.width, 2)
         # The released weights were trained when align_corners=True was the only behaviour.
-        return F.grid_sample(images, grid, align_corners=True)
+        return sample_bilinear(images, self.grid(control_points), align_corners=True)
