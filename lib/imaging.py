@@ -14,8 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
 
 
-def to_rgb(image):
-    """Any PIL image as 8-bit RGB: upright by its EXIF, alpha laid on white, 16 bits scaled to 8, CMYK converted."""
+def to_rgb(image, keep_alpha=False):
+    """Any PIL image as 8-bit RGB: upright by its EXIF, alpha laid on white, 16 bits scaled to 8, CMYK converted.
+
+    keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
@@ -23,6 +26,8 @@ def to_rgb(image):
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')
+        if keep_alpha and image.getextrema()[3][0] < 255:
+            return spread_colors(image)
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
     return image.convert('RGB')
 
@@ -39,8 +44,20 @@ def float_white(values):
     raise ValueError(f'its values, from {low:g} to {high:g}, are not in 0 to 1, 0 to 255 or 0 to 65535')
 
 
-def read_image(source):
-    """The image in a file, a path or encoded bytes as 8-bit RGB PIL; ValueError where it cannot be decoded.
+def spread_colors(image):
+    """An RGBA image whose transparent pixels have the colour of the nearest that is not: what files hold there is
+    arbitrary, and would show at the edges after resizing."""
+    from scipy.ndimage import distance_transform_edt  # slow to import, and few images are transparent
+    pixels = np.array(image)
+    clear = pixels[..., 3] < 8
+    if clear.any() and not clear.all():
+        rows, columns = distance_transform_edt(clear, return_distances=False, return_indices=True)
+        pixels[..., :3] = pixels[rows, columns, :3]
+    return Image.fromarray(pixels)
+
+
+def read_image(source, keep_alpha=False):
+    """The image in a file, a path or encoded bytes as 8-bit PIL, see `to_rgb`; ValueError where it cannot be decoded.
 
     One of more than Image.MAX_IMAGE_PIXELS (89 million) counts as such: what it would unpack to may not fit in memory.
     """
@@ -48,7 +65,7 @@ def read_image(source):
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return to_rgb(image)
+                return to_rgb(image, keep_alpha)
     except UnidentifiedImageError as error:
         raise ValueError('unreadable image: of no known format') from error
     except Exception as error:  # Pillow answers damage of different kinds with different exceptions, from OSError on
@@ -62,7 +79,7 @@ def to_tensor(image):
 
 def to_uint8(image):
     """Float (3, H, W), clamped to [0, 1] -> uint8 (H, W, 3) numpy array: the one way out to files and pictures."""
-    return image.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()  # CHW -> HWC
+    return image.detach().float().clamp(0, 1).mul_(255).round_().byte().permute(1, 2, 0).cpu().numpy()  # CHW -> HWC
 
 
 def to_pil(image):

@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from lib.inference import conversion
+from lib.inference import boxes
+from lib.inference.conversion import Converter
+from lib.inference.enlarging import Enlarger
+from lib.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize('size', [None, (64, 16)])
@@ -10,7 +15,9 @@ def test_a_zoom_means_pixels_of_the_original(tmp_path, size):
     image = Image.new('RGB', (82, 41), 'white')
     image.paste('red', (20, 10, 40, 30))
     image.save(tmp_path / 'a.png')
-    job = conversion.prepare(tmp_path / 'a.png', 'a.png', 4, 4, size, [(20, 10, 20, 20)])
-    cut = np.asarray(conversion.cut(job.hr, job.boxes[0])).astype(int)
+    corners = boxes.polygon([20, 10, 20, 20])
+    converter = Converter({'bicubic': Enlarger(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=size, words_of=lambda _: [corners])
+    job = converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))
+    cut = np.asarray(boxes.cut(job.hr, job.words['20,10,20,20'])).astype(int)
     assert (np.abs(cut[2:-2, 2:-2] - [255, 0, 0]) < 60).all()
     assert cut.shape[:2] == ((20, 20) if size is None else (8, 15))

@@ -14,7 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 import convert
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference import conversion
+from lib.inference.build import build_enlargers
+from lib.inference.conversion import Row
 from lib.inference.evaluators import read_words
+from lib.inference.files import output_names
+from lib.inference.flags import parse_args
+from lib.inference.report import save_sheets
 from lib.metrics import psnr
 from lib.models.generator import Generator
 from lib.options import ASTER_PATH
@@ -40,7 +45,8 @@ def run(tmp_path, generators, tiny_aster, capsys):
     """run(image_path, *flags) -> (exit status, what was printed, what was reported); results are in tmp_path/'out'."""
     def call(image_path, *flags, scale=4):
         argv = ['--image_path', str(image_path), '--out_path', str(tmp_path / 'out'), '--srgan_path', generators[scale],
-                '--textsr_path', generators[scale], '--aster_path', tiny_aster, '--beam_width', '1', *map(str, flags)]
+                '--textsr_path', generators[scale], '--aster_path', tiny_aster, '--beam_width', '1', '--ds_scale', '4',
+                *map(str, flags)]
         try:
             status = convert.main(argv)
         except SystemExit as error:
@@ -104,9 +110,9 @@ def test_sheets_of_gains_and_failures(tmp_path):
     (tmp_path / 'compare').mkdir()
     for name in colors:
         Image.new('RGB', (20, 10), colors[name]).save(tmp_path / 'compare' / name)
-    rows = [{'result': name, 'method': method, 'right': value} for name in sorted(colors, reverse=True)
+    rows = [Row(name, name, method, correct=value) for name in sorted(colors, reverse=True)
             for method, value in zip(('bicubic', 'textsr'), right[name])]
-    convert.save_sheets([*rows, {'result': 'no label.png', 'method': 'textsr'}], tmp_path)
+    save_sheets([*rows, Row('no label.png', 'no label.png', 'textsr')], tmp_path)
 
     def drawn(sheet):
         """Names of the drawings on it, from the top."""
@@ -116,7 +122,7 @@ def test_sheets_of_gains_and_failures(tmp_path):
 
     assert drawn('gained.png') == ['gain.png']
     assert drawn('failed.png') == ['lost.png', 'unread.png'], 'what bicubic reads comes first'
-    convert.save_sheets([row for row in rows if row['result'] == 'lost.png'], tmp_path)
+    save_sheets([row for row in rows if row.result == 'lost.png'], tmp_path)
     assert sorted(path.name for path in (tmp_path / 'sheets').iterdir()) == ['failed.png'], 'gained.png was of before'
 
 
@@ -143,8 +149,9 @@ def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
 
     assert status == 1
     good = ['alpha.png', 'deep.png', 'grey.png', 'phone.png', 'print.png']
-    for part in ('bicubic', 'srgan', 'textsr', 'compare'):
+    for part in ('bicubic', 'srgan', 'textsr', 'compare/original'):
         assert names_in(tmp_path / 'out' / part) == good
+    assert names_in(tmp_path / 'out' / 'compare') == sorted([*good, 'index.html', 'original'])
     for name in good:
         expected = (16, 36) if name == 'phone.png' else (36, 16)
         assert Image.open(tmp_path / 'out' / 'textsr' / name).size == expected
@@ -177,7 +184,7 @@ def test_names_of_any_kind(run, folder, tmp_path):
     status, _, reported = run(folder, '--zoom', '99,0,5,5')
     assert status == 0
     assert len(reported.splitlines()) == len(names) + 1  # one each: no name breaks a message
-    for part in ('textsr', 'compare'):
+    for part in ('textsr', 'compare/original'):
         assert names_in(tmp_path / 'out' / part) == sorted([*names, 'x' * 200 + '.png'])
     assert len(table(tmp_path)) == 4 * (len(names) + 1)
 
@@ -191,9 +198,9 @@ def test_inputs_that_would_share_a_result_get_their_own(run, folder, tmp_path):
 
 
 def test_long_names_that_begin_alike_stay_apart():
-    names = convert.output_names([Path('x' * 250 + '1.png'), Path('x' * 250 + '2.png'), Path('ü' * 120 + '.png')])
-    assert len(set(names.values())) == 3
-    assert all(len(os.fsencode(name)) <= 210 for name in names.values())
+    names = output_names([Path('x' * 250 + '1.png'), Path('x' * 250 + '2.png'), Path('ü' * 120 + '.png')])
+    assert len(set(names)) == 3
+    assert all(len(os.fsencode(name)) <= 210 for name in names)
 
 
 def test_an_input_is_never_written_over(run, folder, tmp_path):
@@ -202,7 +209,7 @@ def test_an_input_is_never_written_over(run, folder, tmp_path):
     photo().save(inputs / 'a.png')
     before = (inputs / 'a.png').read_bytes()
     status, _, reported = run(inputs)
-    assert status == 2 and '--out_path' in reported
+    assert status == 2 and 'among the inputs' in reported
     os.symlink(inputs / 'a.png', folder / 'a.png')  # by another way
     assert run(folder)[0] == 2
     assert (inputs / 'a.png').read_bytes() == before
@@ -274,9 +281,9 @@ def test_batches_give_what_one_by_one_gives(run, folder, tmp_path, amp):
 def test_mixed_precision_reaches_both_generators(generators, monkeypatch):
     monkeypatch.setattr('lib.runtime.distributed.torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
     for flags, amp in (([], 'bf16'), (['--amp', 'off'], 'off')):
-        args = convert.parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], *flags])
-        enlargers, _ = convert.build_enlargers(args, torch.device('cpu'))
-        assert [enlargers[method].func.__self__.amp for method in ('srgan', 'textsr')] == [amp, amp]
+        args = parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], '--ds_scale=4', *flags])
+        enlargers, _ = build_enlargers(args, torch.device('cpu'))
+        assert [enlargers[method].amp for method in ('srgan', 'textsr')] == [amp, amp]
 
 
 def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
@@ -308,7 +315,7 @@ def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
     (['--beam_width', 98], '--beam_width'), (['--batch_size', 0], '--batch_size'), (['--device', 'abacus'], '--device'),
     (['--srgan_path', 'missing.pth'], '--srgan_path'), (['--textsr_path', 'missing.pth'], '--textsr_path'),
     (['--aster_path', 'missing.pth'], '--aster_path'), (['--labels', 'missing.txt'], 'missing.txt'),
-    (['--image_path', 'missing'], '--image_path'),
+    (['--image_path', 'missing'], 'missing: no such'),
 ])
 def test_flags_that_cannot_be_end_before_any_work(run, folder, tmp_path, flags, named):
     photo().save(folder / 'a.png')
@@ -371,14 +378,14 @@ def test_a_full_disk_leaves_no_half_image(run, folder, tmp_path):
 def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, monkeypatch):
     for number in range(3):
         photo().save(folder / f'{number}.png')
-    real = convert.convert
+    real = conversion.Converter.convert
 
-    def interrupted(jobs, *others):
-        if jobs[0].name == '1.png':
+    def interrupted(self, jobs):
+        if jobs[0].path.name == '1.png':
             raise KeyboardInterrupt
-        return real(jobs, *others)
+        return real(self, jobs)
 
-    monkeypatch.setattr(convert, 'convert', interrupted)
+    monkeypatch.setattr(conversion.Converter, 'convert', interrupted)
     status, printed, _ = run(folder, '--batch_size', 1)
     assert status == 130 and '1 of 3 images' in printed
     assert {row['image'] for row in table(tmp_path)} == {'0.png'}

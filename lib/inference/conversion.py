@@ -1,118 +1,79 @@
-"""One image after another through all methods: made smaller, enlarged, saved, measured, read and drawn."""
+"""Images of a conversion through all methods: reduced or not, enlarged, saved, measured, read and drawn."""
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from lib.datasets.degradation import degrade
-from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_tensor
-from lib.inference import drawing
+from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
+from lib.inference import boxes, drawing
+from lib.inference.enlarging import Workers
+from lib.inference.files import ORIGINAL, shown
 from lib.metrics import measure
 from lib.runtime.checkpoint import written_beside
-from lib.vocabulary import normalize
+from lib.vocabulary import Vocabulary
 
-ORIGINAL = 'original'
-TITLES = {'bicubic': 'bicubic', 'srgan': 'SRGAN', 'textsr': 'TextSR', ORIGINAL: 'original'}
-COMPARE = 'compare'  # folder of the drawings, beside one for each method
+TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name
 MAX_PIXELS = 400_000_000  # of a result: 1.6 GB in memory; 12 megapixels enlarged 4 times are 192 million
-KEPT_PIXELS = 1_000_000  # a result of more is not kept until it is read and drawn, but a reduced one
-SCENE = 256  # pixels: an image with two longer sides is a scene, in which the details are read too
+KEPT_PIXELS = 1_000_000  # a larger result is not kept until it is read and drawn, but a reduced one
+SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
+DRAWN = 8  # words of a photograph, at most, in its drawing
+
+
+@dataclass
+class Row:
+    """A line of the report: an image by one method, or a word in it. psnr, ssim, label, string are None if unknown."""
+
+    image: str
+    result: str
+    method: str
+    label: str = None
+    string: str = None
+    score: float = None
+    psnr: float = None
+    ssim: float = None
+    correct: bool = None  # where the label is known and the image was read
+    box: str = None  # corners of the word, in pixels of the image
+    set: str = 'images'
+    lr_size: str = ''
 
 
 @dataclass
 class Job:
-    """One image on its way. lr: (3, h, w) in [0, 1]; hr: 8-bit PIL or None; boxes: details as shares of the sides."""
+    """One image on its way. Its words: corners as shares of the sides, and as they were given."""
 
     path: Path
-    name: str  # of its results
+    name: Path
+    result: Path  # name of its results
     pixels: int  # of a result
-    lr: torch.Tensor
-    hr: Image.Image
-    label: str
-    boxes: list
-    versions: dict = None  # {method: Result}
-
-
-def shown(path):
-    """A path as one line of a message: quoted where it holds what does not print."""
-    return str(path) if str(path).isprintable() else repr(str(path))
-
-
-def place_zooms(zooms, width, height):
-    """Parts (x, y, w, h) of width x height pixels as shares (left, top, right, bottom); and those that lie outside."""
-    inside = [zoom for zoom in zooms if zoom[0] < width and zoom[1] < height]
-    return [(x / width, y / height, min(1, (x + w) / width), min(1, (y + h) / height)) for x, y, w, h in inside], \
-        [zoom for zoom in zooms if zoom not in inside]
-
-
-def prepare(path, name, ds_scale, scale, size=None, zooms=(), label=None, say=print):
-    """Read the image at `path` and make its low resolution.
-
-    ds_scale: how many times it is reduced, 1: not at all. scale: how many times the methods enlarge. size: (width,
-    height) to resize it to first; without, it keeps its own, less at most ds_scale - 1 pixels at the right and bottom
-    (a side shorter than ds_scale is stretched to it). ValueError where the image cannot be read or is too large.
-    """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise ValueError('not a regular file')
-    image = read_image(path)
-    if size:
-        kept = image.size
-    else:
-        size = tuple(max(1, side // ds_scale) * ds_scale for side in image.size)
-        kept = tuple(map(min, size, image.size))
-    pixels = size[0] * size[1] * (scale // ds_scale) ** 2
-    if pixels > MAX_PIXELS:
-        raise ValueError(f'the result would have {pixels} pixels, more than {MAX_PIXELS}; give --width and --height')
-    boxes, outside = place_zooms(zooms, *kept)
-    for zoom in outside:
-        say(f'{shown(path)}: --zoom {",".join(map(str, zoom))} lies outside of its {kept[0]}x{kept[1]} pixels')
-    images = to_tensor(image.crop((0, 0, *kept)))[None]
-    if kept != size:
-        images = quantize(resize(images, size[::-1]))
-    if ds_scale == 1:
-        return Job(path, name, pixels, images[0], None, label, boxes)
-    return Job(path, name, pixels, degrade(images, ds_scale)[0], to_pil(images[0]), label, boxes)
-
-
-def cut(picture, box):
-    """The part of a picture in `box`, shares of its sides; at least one pixel."""
-    left, top, right, bottom = (round(share * side) for share, side in zip(box, picture.size * 2))
-    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
-    return picture.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+    lr: torch.Tensor  # (3, h, w) in [0, 1]
+    alpha: torch.Tensor = None  # (3, h, w), three times the same
+    hr: Image.Image = None  # 8-bit, where it is known
+    label: str = None
+    is_scene: bool = False
+    words: dict = field(default_factory=dict)  # {text of the corners: shares}
+    versions: dict = field(default_factory=dict)  # {method: Version}
 
 
 @dataclass
-class Result:
-    """What is kept of one version of an image: its line in the table, its column in the drawing, what is to be read."""
+class Version:
+    """What is kept of one version of an image: its lines, its column in the drawing, and what is to be read."""
 
-    row: dict
+    rows: list
     drawn: drawing.Version
-    words: list  # the whole picture, and in scenes the details
+    to_read: list  # [(row, picture)]
+    unsaved: Image.Image = None
 
-    def take(self, readings):
-        """Enter what was read, (string, score) of each of the words."""
-        (self.row['string'], self.row['score']), *details = readings
-        if self.row['label'] is not None:
-            self.row['right'] = normalize(self.row['string']) == normalize(self.row['label'])
-        self.drawn = self.drawn._replace(text=self.row['string'], detail_texts=tuple(string for string, _ in details))
-
-
-def make_version(job, method, picture):
-    """Measure a version of the job's image and keep no more of it than will be needed."""
-    row, note = {'image': job.path.name, 'result': job.name, 'method': method, 'label': job.label}, ''
-    if job.hr is not None and method != ORIGINAL:
-        row['psnr'], row['ssim'] = measure(picture, job.hr)
-        note = f'{row["psnr"]:.2f} dB, SSIM {row["ssim"]:.3f}'
-    details = tuple(cut(picture, box) for box in job.boxes)
-    inside = details if min(picture.size) > SCENE else ()
-    if picture.width * picture.height > KEPT_PIXELS:
-        whole, view = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR), drawing.fit(picture)
-    else:
-        whole = view = picture
-    return Result(row, drawing.Version(TITLES[method], view, None, note, details), [whole, *inside])
+    def finish(self, readings, vocabulary):
+        """Enter what was read, (string, score) of each of `to_read`, into the lines and the drawing."""
+        for (row, _), reading in zip(self.to_read, readings):
+            row.string, row.score = reading
+            row.correct = None if row.label is None else vocabulary.same(row.string, row.label)
+        words = [row.string for row in self.rows[1:]][:len(self.drawn.details)]
+        self.drawn = self.drawn._replace(text=self.rows[0].string,
+                                         detail_texts=tuple(words) if None not in words else ())
 
 
 def save(picture, path):
@@ -124,57 +85,176 @@ def save(picture, path):
         raise OSError(f'{shown(path)}: could not be written: {error.strerror or error}') from error
 
 
-class Workers:
-    """Runs functions over items, in order: by threads side by side, each with its share of torch's threads.
+@dataclass
+class Converter:
+    """A conversion, as its flags have it; `prepare` reads an image, `convert` takes a list of those to the end.
 
-    That is faster than one network with all of torch's threads, which wait for each other at every layer, the more
-    so on a busy machine. With count 1 there are no threads but torch's.
+    enlargers: {method: Enlarger}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
+    each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an Enlarger for photographs in which
+    words are known: only these are enlarged by the methods, and put back into its enlargement. drawings: the folder
+    of the comparisons, None: none are drawn. words_of: function of an image's name -> corners of its words, pixels.
     """
 
-    def __init__(self, count):
-        share = max(1, torch.get_num_threads() // count)
-        self.pool = ThreadPoolExecutor(count, 'convert', torch.set_num_threads, (share,)) if count > 1 else None
+    enlargers: dict
+    read: callable
+    vocabulary: Vocabulary
+    folders: dict
+    drawings: Path = None
+    ground: object = None
+    ds_scale: int = 1
+    size: tuple = None  # (width, height) that images are resized to first
+    keep_alpha: bool = False
+    batch_size: int = 64
+    labels: dict = field(default_factory=dict)
+    words_of: callable = lambda name: []
+    say: callable = print  # what is told of an image
+    done: callable = lambda: None  # called after each image
 
-    def map(self, function, items):
-        """The results of function(item), as a list."""
-        if self.pool is None:
-            return [function(item) for item in items]
-        try:
-            return list(self.pool.map(function, items))
-        except BaseException:
-            self.pool.shutdown(cancel_futures=True)
-            raise
+    def __post_init__(self):
+        self.scale = next(iter(self.enlargers.values())).scale
+        self.workers = Workers(1 if self.batch_size == 1 else 2)
 
+    def prepare(self, path, name, result):
+        """The Job of the image at `path`. ValueError where it cannot be read or would be too large.
 
-def convert(jobs, enlargers, read, out_path, workers, batch_size):
-    """Enlarge the images by every method, save the results, measure and read them, draw the comparisons.
+        Without `size` an image keeps its own, less at most ds_scale - 1 pixels at the right and bottom (a side shorter
+        than ds_scale is stretched to it).
+        """
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError('not a regular file')
+        image = read_image(path, self.keep_alpha)
+        size = self.size or tuple(max(1, side // self.ds_scale) * self.ds_scale for side in image.size)
+        kept = image.size if self.size else tuple(map(min, size, image.size))
+        pixels = size[0] * size[1] * (self.scale // self.ds_scale) ** 2
+        if pixels > MAX_PIXELS:
+            raise ValueError(f'the result would have {pixels} pixels, more than {MAX_PIXELS}; give --width and '
+                             '--height')
+        alpha = None
+        if image.mode == 'RGBA':
+            alpha, image = image.getchannel('A').convert('RGB'), image.convert('RGB')
+        images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
+                         for part in (image, alpha))
+        label = self.labels.get(str(name), self.labels.get(name.name))
+        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0], label=label)
+        job.is_scene = min(size) > SCENE
+        if self.ds_scale > 1:
+            job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
+        for corners in self.words_of(name):
+            shares = boxes.place(corners, *kept)
+            text = boxes.text_of(corners)
+            if shares is None:
+                self.say(f'{shown(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
+            else:
+                job.words[text] = shares
+        return job
 
-    enlargers: {method: function of a list of (3, h, w) that yields (index, 8-bit PIL image)}. read: function of a list
-    of at most batch_size PIL images that returns (string, score) of each. Returns a dict for each image and method:
-    image, result, method, label, string, score, psnr and ssim where the original is known, right where the label is.
-    """
-    def enlarge(task):
-        method, mine = task
-        for index, picture in enlargers[method]([job.lr for job in mine]):
-            save(picture, Path(out_path) / method / mine[index].name)
-            mine[index].versions[method] = make_version(mine[index], method, picture)
+    def _fit(self, picture, size):
+        images = to_tensor(picture)[None]
+        return images if picture.size == size else quantize(resize(images, size[::-1]))
 
-    def draw(job):
-        versions = [version.drawn for version in job.versions.values()]
-        save(drawing.compare(versions, job.label, job.boxes), Path(out_path) / COMPARE / job.name)
+    def convert(self, jobs):
+        """Enlarge the images by every method, save the results, measure and read them, draw; returns their rows."""
+        for job in jobs:
+            job.versions = dict.fromkeys(self.enlargers)
+        in_parts = [job for job in jobs if self.ground and job.words and job.is_scene]
+        grounds = {}
+        if in_parts:
+            pictures = self.ground.pictures([job.lr for job in in_parts], self.batch_size, self.workers)
+            grounds = {id(in_parts[index]): picture for index, picture in pictures}
+        for method, enlarger in self.enlargers.items():
+            for job, picture in self._enlarge(jobs, enlarger, grounds):
+                job.versions[method] = self._version(job, method, picture if picture.mode == 'RGB' else to_rgb(picture))
+                if job.pixels > KEPT_PIXELS:
+                    save(picture, self.folders[method] / job.result)
+                else:
+                    job.versions[method].unsaved = picture
+                if None not in job.versions.values():
+                    self.done()
+        for job in jobs:
+            if job.hr is not None:
+                job.versions[ORIGINAL] = self._version(job, ORIGINAL, job.hr)
+        versions = [version for job in jobs for version in job.versions.values()]
+        self._read(versions)
+        list(self.workers.map(self._save, jobs))  # after the reading: what is there has been read
+        return [row for version in versions for row in version.rows]
 
-    for job in jobs:
-        job.versions = dict.fromkeys(enlargers)  # in this order, whichever is done first
-    tasks = [(method, jobs) for method in enlargers if method != 'bicubic']  # the networks batch all of them
-    workers.map(enlarge, tasks + [('bicubic', [job]) for job in jobs])  # the quick ones last: they fill the gaps
-    for job in jobs:
-        if job.hr is not None:
-            job.versions[ORIGINAL] = make_version(job, ORIGINAL, job.hr)
-    versions = [version for job in jobs for version in job.versions.values()]
-    words = [word for version in versions for word in version.words]
-    parts = [words[start:start + batch_size] for start in range(0, len(words), batch_size)]
-    strings = (reading for part in workers.map(read, parts) for reading in part)
-    for version in versions:
-        version.take([next(strings) for _ in version.words])
-    workers.map(draw, jobs)
-    return [version.row for version in versions]
+    def is_done(self, result):
+        """Whether all results of an image, of this name, are there."""
+        return all((folder / result).is_file() for folder in (*self.folders.values(), self.drawings) if folder)
+
+    def _enlarge(self, jobs, enlarger, grounds):
+        """Yield (job, picture), RGB or RGBA, of each job when it is done."""
+        if enlarger is self.ground:
+            yield from ((job, self._join(job, [], grounds[id(job)])) for job in jobs if id(job) in grounds)
+            jobs = [job for job in jobs if id(job) not in grounds]
+        pieces = []  # (job, where it goes: None for the whole, 'alpha', or a word's shares, tensor)
+        for job in jobs:
+            if id(job) not in grounds:
+                pieces.append((job, None, job.lr))
+            else:
+                height, width = job.lr.shape[1:]
+                for shares in job.words.values():
+                    left, top, right, bottom = boxes.window(shares, width, height)[0]
+                    pieces.append((job, shares, job.lr[:, top:bottom, left:right]))
+            if job.alpha is not None:
+                pieces.append((job, 'alpha', job.alpha))
+        parts = {id(job): [] for job, _, _ in pieces}
+        missing = {key: sum(id(job) == key for job, _, _ in pieces) for key in parts}
+        tensors = [tensor for _, _, tensor in pieces]
+        for index, part in enlarger.pictures(tensors, self.batch_size, self.workers):
+            job, role, _ = pieces[index]
+            parts[id(job)].append((role, part))
+            missing[id(job)] -= 1
+            if not missing[id(job)]:
+                yield job, self._join(job, parts.pop(id(job)), grounds.get(id(job)))
+
+    def _join(self, job, parts, ground):
+        """One picture of the enlarged parts."""
+        alpha = next((part for role, part in parts if role == 'alpha'), None)
+        picture = next((part for role, part in parts if role is None), None)
+        if picture is None:
+            picture = ground.copy()
+            height, width = job.lr.shape[1:]
+            for shares, part in ((role, part) for role, part in parts if role != 'alpha'):
+                (left, top, _, _), margin = boxes.window(shares, width, height)
+                boxes.blend(picture, part, shares, (left * self.scale, top * self.scale), margin * self.scale)
+        if alpha is not None:
+            picture.putalpha(alpha.convert('L'))
+        return picture
+
+    def _version(self, job, method, picture):
+        """Measure a version of the job's image and keep no more of it than will be needed."""
+        whole, note = Row(str(job.name), str(job.result), method, job.label), ''
+        if job.hr is not None and method != ORIGINAL:
+            whole.psnr, whole.ssim = measure(picture, job.hr)
+            note = f'{whole.psnr:.2f} dB, SSIM {whole.ssim:.3f}'
+        words = [(Row(whole.image, whole.result, method, box=text), boxes.cut(picture, shares))
+                 for text, shares in job.words.items()]
+        to_read = words if job.is_scene else []
+        details = tuple(word for _, word in words[:DRAWN])
+        view = picture
+        if job.pixels > KEPT_PIXELS:
+            view = drawing.fit(picture) if self.drawings else None
+            picture = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR) if not job.is_scene else None
+        if not job.is_scene:
+            to_read = [(whole, picture)]
+        drawn = drawing.Version(TITLES.get(method, method), view, None, note, details)
+        return Version([whole, *(row for row, _ in words if job.is_scene)], drawn, to_read if self.read else [])
+
+    def _read(self, versions):
+        pictures = [picture for version in versions for _, picture in version.to_read]
+        parts = [pictures[start:start + self.batch_size] for start in range(0, len(pictures), self.batch_size)]
+        readings = (reading for part in self.workers.map(self.read, parts) for reading in part)
+        for version in versions:
+            version.finish([next(readings) for _ in version.to_read], self.vocabulary)
+
+    def _save(self, job):
+        for method, version in job.versions.items():
+            if version.unsaved:
+                save(version.unsaved, self.folders[method] / job.result)
+        if self.drawings:
+            if job.hr is not None:
+                save(job.hr, self.drawings / ORIGINAL / job.result)  # compare/index.html shows it
+            words = [boxes.bounds(shares) for shares in list(job.words.values())[:DRAWN]]
+            versions = [version.drawn for version in job.versions.values()]
+            save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)

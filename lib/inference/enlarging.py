@@ -18,8 +18,9 @@ from torch import nn
 from lib.imaging import resize, to_pil
 from lib.runtime.distributed import autocast
 
-TILE = 192  # side of a tile without its overlap, low-resolution pixels; bounds the memory of a generator
+TILE = 256  # side of a tile without its overlap, low-resolution pixels; bounds the memory of a generator
 CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
+CUDA_PIXELS = 36_864
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
 MAX_WASTE = 1.2  # pixels computed in a batch of different sizes, for each pixel wanted
 
@@ -67,10 +68,10 @@ def batches(tiles, batch_size, max_pixels):
         yield batch
 
 
-def receptive_radius(generator):
-    """How many low-resolution pixels to each side a pixel of the generator's output depends on."""
+def receptive_radius(*networks):
+    """How many low-resolution pixels to each side a pixel depends on, of what these layers, in this order, give."""
     radius, resolution = 0.0, 1
-    for module in generator.modules():
+    for module in (module for network in networks for module in network.modules()):
         if isinstance(module, nn.Conv2d):
             radius += (module.kernel_size[0] - 1) / 2 / resolution
         elif isinstance(module, nn.PixelShuffle):
@@ -90,14 +91,7 @@ class Workers:
 
     def map(self, function, items):
         """Yield function(item) of each, in order; after an error or an interruption no further work is started."""
-        if self.pool is None:
-            yield from map(function, items)
-            return
-        try:
-            yield from self.pool.map(function, items)
-        except BaseException:
-            self.pool.shutdown(cancel_futures=True)
-            raise
+        yield from map(function, items) if self.pool is None else self.pool.map(function, items)
 
 
 class Enlarger:
@@ -110,6 +104,7 @@ class Enlarger:
         self.device, self.amp = torch.device(device), amp
         self.generator = generator.to(device, memory_format=torch.channels_last) if generator is not None else None
         self.scale = generator.scale if generator is not None else scale
+        self.max_pixels = CPU_PIXELS if self.device.type == 'cpu' else CUDA_PIXELS
 
     @torch.no_grad()
     def __call__(self, images):
@@ -118,7 +113,7 @@ class Enlarger:
         if self.generator is None:
             return resize(images, (self.scale * height, self.scale * width))
         self.generator.eval()  # between two validations it is trained
-        count = max(1, CPU_PIXELS // (height * width)) if self.device.type == 'cpu' else len(images)
+        count = max(1, self.max_pixels // (height * width)) if self.device.type == 'cpu' else len(images)
         with autocast(self.amp, self.device):
             return torch.cat([self.generator(part.contiguous(memory_format=torch.channels_last))
                               for part in images.split(count)])
@@ -132,7 +127,7 @@ class Enlarger:
         tiles = [Tile(index, *rows, *columns) for index, image in enumerate(images)
                  for rows in spans(image.shape[1], tile, radius) for columns in spans(image.shape[2], tile, radius)]
         waiting, canvases = Counter(tile.index for tile in tiles), {}
-        groups = list(batches(tiles, batch_size, CPU_PIXELS if self.device.type == 'cpu' else TILE * TILE))
+        groups = list(batches(tiles, batch_size, self.max_pixels))
 
         def work(group):
             sources = [images[tile.index][:, tile.first_row:tile.last_row, tile.first_column:tile.last_column]
@@ -154,7 +149,7 @@ class Enlarger:
         """The enlarged tile without its surroundings."""
         rows = slice((tile.top - tile.first_row) * self.scale, (tile.bottom - tile.first_row) * self.scale)
         columns = slice((tile.left - tile.first_column) * self.scale, (tile.right - tile.first_column) * self.scale)
-        return result[:, rows, columns]
+        return result[..., rows, columns]
 
     @torch.no_grad()
     def _together(self, images):
@@ -172,10 +167,27 @@ class Enlarger:
         self._local.masks = None if inside.all() else {
             height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
         with autocast(self.amp, self.device):
+            if len(images) == 1 and height * width > self.max_pixels:
+                return [self._in_parts(batch)[0]]
             details = self.generator.detail(batch)
         return [self.generator.base(batch[number:number + 1, :, :image.shape[1], :image.shape[2]])[0]
                 + detail[:, :image.shape[1] * self.scale, :image.shape[2] * self.scale]
                 for number, (image, detail) in enumerate(zip(images, details))]
+
+    def _in_parts(self, image):
+        """A large image (1, 3, h, w) enlarged. The upsampling, which takes most of the memory, goes part by part; their
+        overlap is small, as most of the receptive field is that of the layers before."""
+        features = self.generator.features(image)
+        radius, side = receptive_radius(self.generator.upsample, self.generator.tail), math.isqrt(self.max_pixels)
+        result = image.new_empty(1, 3, self.scale * image.shape[2], self.scale * image.shape[3])
+        for rows in spans(image.shape[2], side, radius):
+            for columns in spans(image.shape[3], side, radius):
+                tile = Tile(0, *rows, *columns)
+                part = (..., slice(tile.first_row, tile.last_row), slice(tile.first_column, tile.last_column))
+                enlarged = self.generator.base(image[part]) + self.generator.enlarge(features[part])
+                result[..., tile.top * self.scale:tile.bottom * self.scale,
+                       tile.left * self.scale:tile.right * self.scale] = self._inside(tile, enlarged)
+        return result
 
     @contextlib.contextmanager
     def _masking(self):

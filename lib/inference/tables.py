@@ -10,7 +10,8 @@ COMBINED = 'combined'
 
 
 def summarize(readings):
-    """One dict a set, LR size and method: words, accuracy in %, mean psnr in dB and ssim (None without a reference).
+    """One dict a set, LR size and method: images, words (those with a label), their accuracy in %, mean psnr in dB and
+    ssim; None where there is no label or no reference.
 
     With several sets, rows 'combined' pool the words of all, so that a set counts by its size.
     """
@@ -24,13 +25,32 @@ def summarize(readings):
     rows = []
     for (name, lr_size, method), members in groups.items():
         referenced = [member for member in members if member.psnr is not None]
+        labelled = [member.correct for member in members if member.correct is not None]
         rows.append({
-            'set': name, 'lr_size': lr_size, 'method': method, 'words': len(members),
-            'accuracy': 100 * sum(member.correct for member in members) / len(members),
+            'set': name, 'lr_size': lr_size, 'method': method, 'images': len(members), 'words': len(labelled),
+            'accuracy': 100 * sum(labelled) / len(labelled) if labelled else None,
             'psnr': finite_mean(member.psnr for member in referenced) if referenced else None,
             'ssim': sum(member.ssim for member in referenced) / len(referenced) if referenced else None,
         })
     return rows
+
+
+def rules(titles, sides, lines):
+    """A markdown table. sides: '-' or 'r' (to the right) of each column."""
+    head = '|' + ''.join('--:|' if side == 'r' else '---|' for side in sides)
+    return '\n'.join(['| ' + ' | '.join(titles) + ' |', head, *('| ' + ' | '.join(line) + ' |' for line in lines)])
+
+
+def method_table(rows, titles):
+    """A markdown table of `summarize`d rows of one set, '' where nothing was measured. titles: of methods."""
+    columns = [(title, key, form) for title, key, form in
+               (('PSNR (dB)', 'psnr', '.2f'), ('SSIM', 'ssim', '.4f'), ('words', 'words', 'd'),
+                ('accuracy (%)', 'accuracy', '.1f')) if any(row[key] for row in rows)]
+    if not columns:
+        return ''
+    lines = [[titles.get(row['method'], row['method']),
+              *(format(row[key], form) if row[key] is not None else '-' for _, key, form in columns)] for row in rows]
+    return rules(['method', *(title for title, _, _ in columns)], '-' + 'r' * len(columns), lines)
 
 
 def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resolution image'):
@@ -46,20 +66,18 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
     methods = list(dict.fromkeys(row['method'] for row in rows))
 
     def table(heading, columns, rendered):
-        lines = [heading, '', '| ' + ' | '.join(['set', 'words', 'method', *columns]) + ' |',
-                 '|---|--:|---|' + '--:|' * len(columns)]
+        lines = []
         for name in names:
             words = next((str(row['words']) for row in rows if row['set'] == name), '-')
             for method in methods:
                 values = [rendered(cells.get((name, method, size))) for size in columns]
                 if words == '-' or any(value != '-' for value in values):
-                    lines.append('| ' + ' | '.join([name, words, method, *values]) + ' |')
+                    lines.append([name, words, method, *values])
                 if words == '-':
                     break
-        return '\n'.join(lines)
+        return f'{heading}\n\n{rules(["set", "words", "method", *columns], "-r-" + "r" * len(columns), lines)}'
 
-    tables = [table(title, sizes,
-                    lambda row: f'{row["accuracy"]:.1f}' if row else '-')]
+    tables = [table(title, sizes, lambda row: f'{row["accuracy"]:.1f}' if row else '-')]
     measured = list(dict.fromkeys(row['lr_size'] for row in rows if row['psnr'] is not None))
     if measured:
         tables.append(table('PSNR (dB) / SSIM against the high-resolution image', measured,

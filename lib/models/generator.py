@@ -91,8 +91,16 @@ class Generator(nn.Module):
 
     def detail(self, images_lr):
         """What the layers add to it."""
+        return self.enlarge(self.features(images_lr))
+
+    def features(self, images_lr):
+        """The maps of the layers before the upsampling: (N, 3, h, w) -> (N, maps, h, w)."""
         features = self.head(images_lr)
-        features = self.upsample(features + self.body(features))
+        return features + self.body(features)
+
+    def enlarge(self, features):
+        """What the layers behind make of them: (N, maps, h, w) -> (N, 3, scale h, scale w)."""
+        features = self.upsample(features)
         by_rows = features.device.type == 'cpu' and features.dtype == torch.float32  # in bf16 it takes twice as long
         return conv_by_rows(self.tail, features) if by_rows else self.tail(features)
 

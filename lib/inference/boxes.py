@@ -1,0 +1,187 @@
+"""The words in a photograph: boxes from flags and from the files that text detectors write, cut out and put back."""
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFilter
+
+KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
+MARGIN = 0.25  # of a word's height: the surroundings that are enlarged with it, over which it fades into the ground
+
+
+# ----------------------------------------------------------------------------------------------------- reading of files
+
+def polygon(numbers):
+    """4 numbers x, y, w, h or 6 and more x1, y1, x2, y2, ... -> a list of corners (x, y); ValueError for others."""
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+        raise ValueError(f'{numbers}: not all are numbers')
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        if width <= 0 or height <= 0:
+            raise ValueError(f'{numbers}: x,y,w,h with w and h above zero are needed')
+        return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f'{numbers}: give x,y,w,h or the corners x1,y1,x2,y2,x3,y3,... of a polygon')
+    return list(zip(numbers[::2], numbers[1::2]))
+
+
+def polygons(value):
+    """All polygons in a JSON value: lists of numbers or of corners, and objects that hold them under a usual key."""
+    if isinstance(value, dict):
+        key = next((key for key in KEYS if value.get(key)), None)
+        return polygons(value[key]) if key else []
+    if not isinstance(value, list) or not value:
+        return []
+    if all(isinstance(entry, (int, float)) for entry in value):
+        return [polygon(value)]
+    if all(isinstance(entry, list) and len(entry) == 2 and not isinstance(entry[0], list) for entry in value):
+        return [polygon([number for corner in value for number in corner])]
+    return [found for entry in value for found in polygons(entry)]
+
+
+def coordinates(line):
+    """The polygon at the start of 'x,y,w,h' or 'x1,y1,...,x4,y4,text'; ValueError where there is none."""
+    fields = [field.strip() for field in re.split(r'[,\t]' if ',' in line else r'\s+', line.strip())]
+    count = next((n for n, field in enumerate(fields) if not re.fullmatch(r'[-+]?\d+(\.\d*)?', field)), len(fields))
+    count -= count % 2  # a score, or a string that begins with a number, stands behind the corners
+    return polygon([float(field) for field in fields[:count]])
+
+
+def of_json(content, place):
+    """{name of the image, '' where the file is of one image: polygons} of a JSON file."""
+    if isinstance(content, dict) and isinstance(content.get('images'), list):  # COCO
+        names = {image['id']: image['file_name'] for image in content['images']}
+        found = {}
+        for entry in content.get('annotations', []):
+            boxes = polygons({key: value for key, value in entry.items() if key in ('bbox', 'polygon', 'points')})
+            found.setdefault(names[entry['image_id']], []).extend(boxes)
+        return found
+    if isinstance(content, dict) and not any(key in content for key in KEYS):
+        return {name: polygons(value) for name, value in content.items()}
+    if isinstance(content, dict) and isinstance(content.get('imagePath'), str):  # labelme
+        return {content['imagePath']: polygons(content)}
+    return {place: polygons(content)}
+
+
+def of_text(text):
+    """The same of a text file: a line for each box, or for each image its name and its boxes."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            match = re.match(r'(.+?\.\w{2,4})(?:\t|,|\s)\s*(.+)', line)
+            if match and not re.match(r'[-+\d.,\s]+$', match[1]):
+                rest = match[2]
+                boxes = polygons(json.loads(rest)) if rest[0] in '[{' else [coordinates(rest)]
+                found.setdefault(match[1], []).extend(boxes)
+            elif line.strip():
+                found.setdefault('', []).append(coordinates(line))
+        except ValueError as error:
+            raise ValueError(f'line {number}: {error}') from error
+    return found
+
+
+def of_file(path):
+    """{name of the image, '' where the file is of one image: polygons}. ValueError that names the file and the line."""
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+        return of_json(json.loads(text), '') if Path(path).suffix.lower() == '.json' else of_text(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'--boxes {path}: {error}') from error
+
+
+class Boxes:
+    """The boxes of a file for all images, or of a folder with a file for each: NAME, gt_NAME or res_NAME .txt or .json.
+
+    OSError or ValueError where they cannot be read.
+    """
+
+    def __init__(self, path):
+        self.folder = path if os.path.isdir(path) else None
+        found = {} if self.folder else of_file(path)
+        self.found = {os.path.normpath(name) if name else '': boxes for name, boxes in found.items()}
+        self.by_base = {os.path.basename(name): boxes for name, boxes in self.found.items()}
+
+    def of(self, name):
+        """The polygons of the image with this name (a path below the folder that was given), maybe none."""
+        name = Path(name)
+        if self.folder:
+            for path in (Path(self.folder, name.parent, f'{start}{stem}{end}') for start in ('', 'gt_', 'res_')
+                         for stem in (name.stem, name.name) for end in ('.txt', '.json')):
+                if path.is_file():
+                    return [box for boxes in of_file(path).values() for box in boxes]
+            return []
+        return next((boxes[key] for boxes, key in ((self.found, str(name)), (self.by_base, name.name), (self.found, ''))
+                     if key in boxes), [])
+
+
+# ------------------------------------------------------------------------------------------ parts of pictures, blending
+
+def place(corners, width, height):
+    """The corners as shares (x, y), 0 to 1, of the sides of an image of width x height pixels; None where all of the
+    polygon lies outside."""
+    xs, ys = zip(*corners)
+    if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
+        return None
+    return [(min(1, max(0, x / width)), min(1, max(0, y / height))) for x, y in corners]
+
+
+def text_of(corners):
+    """Corners as one writes them: 'x,y,w,h' of an upright rectangle, else 'x1,y1,x2,y2,...'."""
+    left, top, right, bottom = bounds(corners)
+    upright = list(corners) == [(left, top), (right, top), (right, bottom), (left, bottom)]
+    numbers = (left, top, right - left, bottom - top) if upright else [value for corner in corners for value in corner]
+    return ','.join(f'{number:g}' for number in numbers)
+
+
+def bounds(shares):
+    """(left, top, right, bottom) of corners."""
+    xs, ys = zip(*shares)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def window(shares, width, height):
+    """What to enlarge for a word of an image of width x height pixels: (left, top, right, bottom) with a margin, and
+    this margin, in pixels."""
+    left, top, right, bottom = (share * side for share, side in zip(bounds(shares), (width, height) * 2))
+    margin = max(4, math.ceil(MARGIN * min(right - left, bottom - top)))
+    return (max(0, math.floor(left) - margin), max(0, math.floor(top) - margin), min(width, math.ceil(right) + margin),
+            min(height, math.ceil(bottom) + margin)), margin
+
+
+def blend(ground, part, shares, corner, margin):
+    """Put the enlarged part of a picture into `ground`, an enlargement of the whole, in place.
+
+    The word, whose corners are `shares` of the ground, is covered in full; outside of it the part fades over `margin`
+    pixels. corner: (left, top) of the part. All in pixels of the ground.
+    """
+    corners = [(x * ground.width - corner[0], y * ground.height - corner[1]) for x, y in shares]
+    # wider than the part, so that nothing fades at the edges of the picture
+    mask = Image.new('L', (part.width + 2 * margin, part.height + 2 * margin))
+    corners = [(x + margin, y + margin) for x, y in corners]
+    draw = ImageDraw.Draw(mask)
+    draw.polygon(corners, fill=255)
+    draw.line([*corners, *corners[:2]], fill=255, width=margin, joint='curve')  # margin / 2 to each side, then blurred
+    mask = mask.filter(ImageFilter.BoxBlur(margin / 2))
+    ground.paste(part, corner, mask.crop((margin, margin, margin + part.width, margin + part.height)))
+
+
+def cut(picture, shares):
+    """The word at these corners of a picture, upright, at least one pixel; four corners in the order of the text, from
+    its top left on, are straightened."""
+    corners = [(x * picture.width, y * picture.height) for x, y in shares]
+    left, top, right, bottom = map(round, bounds(corners))
+    if len(corners) == 4:
+        area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1]))
+        if area < 0:  # anticlockwise
+            corners = [corners[0], *corners[:0:-1]]
+        one, two, three, four = corners
+        width = round((math.dist(one, two) + math.dist(four, three)) / 2)
+        height = round((math.dist(one, four) + math.dist(two, three)) / 2)
+        slanted = abs(width - (right - left)) > 1 or abs(height - (bottom - top)) > 1 or one[0] > three[0]
+        if slanted and min(width, height) >= 1:
+            data = [value for corner in (one, four, three, two) for value in corner]
+            return picture.transform((width, height), Image.Transform.QUAD, data, Image.Resampling.BICUBIC)
+    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+    return picture.crop((left, top, max(left + 1, right), max(top + 1, bottom)))

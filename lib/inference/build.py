@@ -1,0 +1,71 @@
+"""A conversion from the flags of convert.py: its networks, its labels, its words."""
+import os
+
+import torch
+
+from lib.imaging import recognizer_input, to_tensor
+from lib.inference.conversion import Converter
+from lib.inference.enlarging import Enlarger
+from lib.inference.evaluators import read_words
+from lib.runtime.checkpoint import load_aster, load_generator
+from lib.runtime.distributed import pick_amp, pick_device
+from lib.vocabulary import Vocabulary, vocabulary_of
+from lib.wordsets.word_lists import open_list
+
+
+def load(flag, path, loader, device):
+    """The network in a file, ready to be used; errors name the flag."""
+    try:
+        return loader(path).to(device).requires_grad_(False).eval()
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{flag} {error}') from error
+
+
+def build_enlargers(args, device):
+    """{method: Enlarger}, all of one scale, and the Enlarger of --background, None without."""
+    paths = {**({args.background_name: args.background_path} if args.background else {}), **args.paths}
+    flags = {name: f'--{name}_path' if path == getattr(args, f'{name}_path', None) else f'--methods {name}:'
+             for name, path in paths.items()}
+    generators = {name: load(flags[name], path, load_generator, device) for name, path in paths.items() if path}
+    scales = {name: generator.scale for name, generator in generators.items()}
+    scale = args.ds_scale if args.ds_scale > 1 else next((scales[name] for name in args.paths if name in scales), 4)
+    for name in scales:
+        if scales[name] != scale:
+            other = f'--ds_scale is {scale}' if args.ds_scale > 1 else f'the first method {scale} times'
+            raise ValueError(f'{flags[name]} {paths[name]}: enlarges {scales[name]} times; {other}')
+    amp = pick_amp(args.amp, device)
+    enlargers = {name: Enlarger(generators.get(name), scale, device, amp) for name in paths}
+    return {name: enlargers[name] for name in args.paths}, enlargers.get(args.background_name)
+
+
+def build_reader(args, device):
+    """A function of a list of PIL images of any size that returns (string, score) of each, and its vocabulary."""
+    recognizer = load('--aster_path', args.aster_path, load_aster, device)
+    if args.beam_width > recognizer.num_classes:
+        raise ValueError(f'--beam_width {args.beam_width}: more than the {recognizer.num_classes} classes there are')
+    vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
+
+    def read(pictures):
+        inputs = torch.cat([recognizer_input(to_tensor(picture)[None]) for picture in pictures])
+        return read_words(recognizer, vocabulary, inputs.to(device), args.beam_width)
+
+    return read, vocabulary
+
+
+def read_labels(path):
+    """{name of the image, as it stands in the list and without folders: label} of a list of words."""
+    entries, _, _ = open_list(path)
+    return {key: entry.label for entry in entries if not entry.problem
+            for name in entry.paths.values() for key in (name, os.path.basename(name))}
+
+
+def build_converter(args, say):
+    """The Converter of the flags. OSError or ValueError, which names the flag, where one cannot be."""
+    device = pick_device(args.device)
+    enlargers, ground = build_enlargers(args, device)
+    read, vocabulary = (None, Vocabulary()) if args.no_read else build_reader(args, device)
+    return Converter(
+        enlargers, read, vocabulary, args.folders, args.drawings, ground,
+        args.ds_scale, (args.width, args.height) if args.width else None, keep_alpha=not args.measured,
+        batch_size=args.batch_size, labels=read_labels(args.labels) if args.labels else {},
+        words_of=lambda name: args.zoom + (args.words.of(name) if args.words else []), say=say)

@@ -1,0 +1,113 @@
+"""Which images a conversion takes, what its results are called and where they go. Needs no torch."""
+import os
+from collections import Counter
+from pathlib import Path
+
+from PIL import features
+
+from lib.options import WEIGHTS
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
+            '.pnm') + (('.avif',) if 'avif' in features.get_supported() else ())
+MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
+BICUBIC, ORIGINAL = 'bicubic', 'original'
+COMPARE, SHEETS = 'compare', 'sheets'  # folders beside those of the methods
+
+
+def shown(path):
+    """A path as one line of a message: quoted where it holds what does not print."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def method_paths(entries, own=None, flag='--methods'):
+    """{name: path of its generator, None for bicubic} of the entries of --methods.
+
+    An entry is bicubic, a key of `own` ({name: path}), the name of a file in weights/ without .pth, or NAME=FILE.
+    ValueError, which names the flag, where it is none of them.
+    """
+    paths = {}
+    for entry in entries:
+        name, _, path = entry.partition('=')
+        path = path or (own or {}).get(name)
+        if not path and name != BICUBIC:
+            path = WEIGHTS / f'{name}.pth'
+            if not path.is_file():
+                there = sorted(path.stem for path in WEIGHTS.glob('*.pth') if not path.stem.startswith('aster'))
+                hint = '; images stand before --methods' if os.path.exists(entry) else ''
+                raise ValueError(f'{flag} {shown(entry)}: give {", ".join([BICUBIC, *there])} or NAME=FILE{hint}')
+        if name in paths or name in ('', ORIGINAL, COMPARE, SHEETS, '.', '..') or Path(name).name != name:
+            raise ValueError(f'{flag} {shown(entry)}: its results would go into the folder {shown(name)!r}; '
+                             'give each method another name')
+        paths[name] = path or None
+    return paths
+
+
+def identity(path):
+    """What is the same of two paths of one file; None where there is no file."""
+    return (os.stat(path).st_dev, os.stat(path).st_ino) if os.path.exists(path) else None
+
+
+def find_images(sources, recursive=False, results=()):
+    """([(image, name of it)], names of other files) of files and folders.
+
+    An image's name is its path below the folder that was given. Of a folder the files with the suffix of an image are
+    taken, with `recursive` those of its sub-folders too, except the folders `results`; links to folders are not
+    followed. ValueError where a source does not exist.
+    """
+    images, others, left_out = [], [], {identity(folder) for folder in results} - {None}
+    for source in map(Path, sources):
+        if not os.path.lexists(source):
+            raise ValueError(f'{shown(source)}: no such file or folder')
+        if not source.is_dir():
+            images.append((source, Path(source.name)))
+            continue
+        for folder, folders, names in os.walk(source):
+            folders[:] = sorted(name for name in folders if recursive and not name.startswith('.')
+                                and identity(Path(folder, name)) not in left_out)
+            for path in (Path(folder, name) for name in sorted(names)):
+                if not path.is_dir():  # a link to one
+                    taken = path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
+                    (images if taken else others).append((path, path.relative_to(source)))
+    return images, [name for _, name in others]
+
+
+def output_names(names):
+    """The names of the results, a list: each image's own with .png; images that would share one keep their suffix.
+
+    Told apart as file systems do that ignore case. Names are cut so that nothing beside them gets too long.
+    """
+    def key(name):
+        return str(name.with_suffix('')).casefold()
+
+    sharing, results, used = Counter(map(key, names)), {}, set()
+    for place, name in sorted(enumerate(names), key=lambda entry: sharing[key(entry[1])]):  # those with their own first
+        stem = name.stem if sharing[key(name)] == 1 else name.name
+        if len(os.fsencode(stem)) > MAX_NAME:
+            stem = os.fsencode(stem)[:MAX_NAME].decode('utf-8', 'ignore')
+        while str(name.parent / stem).casefold() in used:
+            stem += '_'
+        used.add(str(name.parent / stem).casefold())
+        results[place] = name.parent / f'{stem}.png'
+    return [results[place] for place in range(len(names))]
+
+
+def check_outputs(out_path, folders, images, results, sources):
+    """Make the folders; ValueError where a result would take the place of an input, or be an input of the next run.
+
+    images: their paths. results: their names in each of the `folders`, which are out_path or in it. sources: what was
+    searched.
+    """
+    inputs = {identity(path) for path in images} - {None}
+    searched = {identity(source) for source in sources if os.path.isdir(source)}
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f'{shown(out_path)}: {error.strerror}: {shown(folder)}') from error
+        if identity(folder) in searched:
+            raise ValueError(f'{shown(out_path)}: results would go among the inputs, into {shown(folder)}; choose '
+                             'another folder')
+        for target in (folder / name for name in results):
+            if identity(target) in inputs:
+                raise ValueError(f'{shown(out_path)}: the result {shown(target)} would take the place of an input; '
+                                 'choose another folder')

@@ -1,0 +1,104 @@
+"""The flags of convert.py and what follows from them. Needs no torch: help and errors come at once."""
+import argparse
+import os
+from pathlib import Path
+
+from lib.inference.boxes import Boxes, polygon
+from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths, shown
+from lib.options import ASTER_PATH, GENERATOR_PATHS, Parser
+
+
+def parse_args(argv=None):
+    parser = Parser(
+        prog='convert.py', description='Enlarge pictures of words and photographs with words in them, and read the '
+        'words. With --ds_scale, reduce the images first and measure how well they are restored.')
+    add = parser.add_argument
+    add('images', nargs='*', help='images and folders of images')
+    add('-i', '--image_path', metavar='PATH', help='the same (default with --ds_scale: ./)')
+    add('-o', '--out_path', metavar='PATH', help='folder for the results, or for one image NAME.png (default: '
+        './enlarged, with --ds_scale: ./)')
+    add('--methods', nargs='+', metavar='METHOD', help='bicubic, a file of weights/ such as srgan, textsr or '
+        'textsr_x2, or NAME=FILE; several get a folder each (default: textsr, with --ds_scale: bicubic srgan textsr)')
+    add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
+    add('--skip_existing', action='store_true', help='go on: leave out images whose results are there')
+    add('--no_read', action='store_true', help='read nothing')
+    add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
+    photo = parser.add_argument_group('photographs (both sides above 192 pixels; read only where words are named)')
+    photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
+                       help='a word, in pixels of the image; may be repeated')
+    photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
+                       'x1,y1,x2,y2,... a line, or JSON')
+    photo.add_argument('--background', metavar='METHOD', help='enlarges what lies between the words (default: bicubic, '
+                       'with --ds_scale: each method enlarges the whole)')
+    measure = parser.add_argument_group('measuring')
+    measure.add_argument('--ds_scale', type=int, choices=[1, 2, 4], help='reduce each image so many times, restore it '
+                         'and measure PSNR and SSIM; 1: do not reduce')
+    measure.add_argument('--width', type=int, help='resize to this width first, pixels (default: images keep their '
+                         'size, less what is not divisible by --ds_scale at the right and bottom)')
+    measure.add_argument('--height', type=int, help='resize to this height first, pixels; goes with --width')
+    measure.add_argument('--labels', metavar='FILE', help='list of image names and their true strings, such as gt.txt, '
+                         'to mark letters read wrongly and to print the word accuracy')
+    more = parser.add_argument_group('networks')
+    more.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='file of srgan (default: %(default)s)')
+    more.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='file of textsr (default: %(default)s)')
+    more.add_argument('--aster_path', default=ASTER_PATH, help='recognizer (default: %(default)s)')
+    more.add_argument('--beam_width', type=int, default=5,
+                      help='beams of the reading; 1: greedy (default: %(default)s)')
+    more.add_argument('--batch_size', type=int, default=64,
+                      help='images enlarged together; 1: one after the other (default: %(default)s)')
+    more.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto', help='mixed precision of the '
+                      'generators; auto: bf16 where the device has units for it, off elsewhere (default: %(default)s)')
+    more.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ... (default: %(default)s)')
+    args = parser.parse_args(argv)
+    try:
+        complete(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def zoom(text):
+    """'x,y,w,h' -> the four corners, the first one not negative, the sides above zero."""
+    try:
+        x, y, width, height = map(int, text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not X,Y,W,H in whole pixels, for example 120,80,60,20') from None
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: X and Y must not be negative, W and H must be above zero')
+    return polygon([x, y, width, height])
+
+
+def complete(args):
+    """Check the flags and fill in what follows from them; ValueError that names the flag."""
+    measured = args.measured = args.ds_scale is not None
+    args.sources = [*args.images, *([args.image_path] if args.image_path else [])] or (['./'] if measured else [])
+    if not args.sources:
+        raise ValueError('give an image or a folder of images')
+    args.ds_scale = args.ds_scale or 1
+    for name in ('width', 'height', 'beam_width', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name} {value}: must be above zero')
+    if (args.width is None) != (args.height is None):
+        raise ValueError('--width and --height: give both, or neither to keep the size of each image')
+    for name in ('width', 'height'):
+        if (getattr(args, name) or 0) % args.ds_scale:
+            raise ValueError(f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
+    own = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
+    args.paths = method_paths(args.methods or ([BICUBIC, *own] if measured else ['textsr']), own)
+    if args.background is None and not measured:
+        args.background = BICUBIC
+    background = method_paths([args.background or BICUBIC], own, '--background')
+    (args.background_name, args.background_path), = background.items()
+    args.words = Boxes(args.boxes) if args.boxes else None
+
+    args.out_name = None
+    args.out_path = args.out_path or ('./' if measured else './enlarged')
+    several = measured or len(args.paths) > 1
+    if args.out_path.lower().endswith(('.png', '.jpg', '.jpeg', '.webp')) and not os.path.isdir(args.out_path):
+        if several or len(args.sources) > 1 or os.path.isdir(args.sources[0]) or not args.out_path.endswith('.png'):
+            raise ValueError(f'--out_path {shown(args.out_path)}: give a folder; NAME.png is for one image and method')
+        args.out_path, args.out_name = os.path.split(args.out_path)
+    args.folders = {name: Path(args.out_path, name if several else '') for name in args.paths}
+    args.drawings = Path(args.out_path, COMPARE) if several and not args.no_compare else None
+    args.sheets = Path(args.out_path, SHEETS) if args.drawings and args.labels and not args.no_read else None

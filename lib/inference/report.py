@@ -1,0 +1,110 @@
+"""What a conversion leaves beside its pictures: metrics.tsv, metrics.json, sheets of examples."""
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+from lib.imaging import read_image
+from lib.inference.conversion import TITLES, Row, save
+from lib.inference.drawing import stack
+from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS, shown
+from lib.inference.page import save_page
+from lib.inference.tables import method_table, summarize
+from lib.runtime.checkpoint import written_beside
+
+SHEET = 8  # words on a sheet, at most
+COLUMNS = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')
+
+
+def print_readings(jobs, write):
+    """A line for each word read: the image's name, in a photograph the word's corners, the string by each method."""
+    for job in jobs:
+        lines = {}
+        for method, version in job.versions.items():
+            for row in (row for row in version.rows if row.string is not None):
+                title = '' if len(job.versions) == 1 else f'{TITLES.get(method, method)}: '
+                lines.setdefault(row.box, []).append(f'{title}{row.string}')
+        for box, strings in lines.items():
+            write('\t'.join([shown(job.name), *filter(None, [box]), *strings]))
+
+
+def report(rows, problems, args, vocabulary):
+    """Print the figures; save them where drawings are made or words have labels, and the page and sheets."""
+    summary = summarize([row for row in rows if not row.box])
+    text = method_table(summary, TITLES)
+    if text:
+        print(text, flush=True)
+    if args.drawings or args.labels:
+        settings = {name: getattr(args, name) for name in ('ds_scale', 'width', 'height')}
+        save_metrics(rows, summary, problems, settings, args.out_path)
+    if args.drawings:
+        save_page(rows, args.drawings, args.folders, vocabulary.normalize)
+    if args.sheets:
+        save_sheets(rows, args.out_path)
+
+
+def save_metrics(rows, summary, problems, settings, out_path):
+    """Write metrics.tsv, a line for each Row, and metrics.json: means by method, settings, what was left out."""
+    def plain(value):
+        if isinstance(value, float):
+            return f'{value:.4f}'
+        return '' if value is None else str(int(value)) if isinstance(value, bool) else shown(value)
+
+    def known(value):  # JSON has neither NaN nor infinity
+        return value if math.isfinite(value) else None
+
+    columns = COLUMNS + (('box',) if any(row.box for row in rows) else ())
+    lines = io.StringIO()
+    writer = csv.writer(lines, delimiter='\t', lineterminator='\n')  # puts a string with " in it into quotes
+    writer.writerow(columns)
+    for row in rows:
+        values = {**dataclasses.asdict(row), 'right': row.correct}  # its name in the file is older
+        writer.writerow([plain(values[column]) for column in columns])
+    methods = {row['method']: {key: known(row[key]) for key in ('images', 'psnr', 'ssim', 'words', 'accuracy')
+                               if row[key]} for row in summary}
+    content = {**settings, 'methods': methods, 'left_out': problems}
+    for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
+        with written_beside(Path(out_path) / name) as beside:
+            beside.write_text(text, encoding='utf-8')
+
+
+def read_metrics(out_path, results):
+    """The rows of these results, {name as `shown`: name}, in the metrics.tsv of an earlier run, if there is one."""
+    try:
+        with open(Path(out_path) / 'metrics.tsv', encoding='utf-8', newline='') as file:
+            lines = [line for line in csv.DictReader(file, delimiter='\t') if line['result'] in results]
+        names = [entry.name for entry in dataclasses.fields(Row)]
+        rows = [{name: line[name] or None for name in names if name in line} for line in lines]
+        for row, right in zip(rows, (line['right'] for line in lines)):
+            row.update({name: float(row[name]) for name in ('score', 'psnr', 'ssim') if row[name] is not None})
+            row['result'] = results[row['result']]
+            row['correct'] = {'0': False, '1': True}.get(right)
+            if row['score'] is not None:  # it was read, be it as nothing
+                row['string'] = row['string'] or ''
+        return [Row(**row) for row in rows]
+    except FileNotFoundError:
+        return []
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{shown(Path(out_path) / "metrics.tsv")}: not of an earlier run: {error!r}; move it away, or '
+                         'run without --skip_existing') from error
+
+
+def save_sheets(rows, out_path):
+    """Put drawings together: gained.png, words read from TextSR and not from bicubic; failed.png, not from TextSR.
+
+    Of the failures those come first that bicubic reads, and then those that are read as they are.
+    """
+    right = {(row.result, row.method): row.correct for row in rows if row.correct is not None}
+    names = [name for name in dict.fromkeys(result for result, _ in right)
+             if (name, 'textsr') in right and (name, BICUBIC) in right]
+    failed = [name for name in names if not right[name, 'textsr']]
+    failed.sort(key=lambda name: (not right[name, BICUBIC], not right.get((name, ORIGINAL), False)))
+    gained = [name for name in names if right[name, 'textsr'] and not right[name, BICUBIC]]
+    for title, chosen in (('gained', gained), ('failed', failed)):
+        path = Path(out_path) / SHEETS / f'{title}.png'
+        if chosen:
+            save(stack([read_image(Path(out_path) / COMPARE / name) for name in chosen[:SHEET]]), path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run
