@@ -90,9 +90,10 @@ class Converter:
     """A conversion, as its flags have it; `prepare` reads an image, `convert` takes a list of those to the end.
 
     enlargers: {method: Enlarger}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
-    each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an Enlarger for photographs in which
-    words are known: only these are enlarged by the methods, and put back into its enlargement. drawings: the folder
-    of the comparisons, None: none are drawn. words_of: function of an image's name -> corners of its words, pixels.
+    each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
+    Enlarger for photographs in which words are known: only these are enlarged by the methods, and put back into its
+    enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's name ->
+    corners of its words, pixels.
     """
 
     enlargers: dict
