@@ -19,6 +19,7 @@ from pathlib import Path
 from lib.inference.files import SUFFIXES, check_outputs, find_images, output_names, shown
 from lib.inference.flags import parse_args
 from lib.runtime.console import run_command
+from lib.wordsets.word_lists import match_labels
 
 WINDOW = 128  # images in memory at once, from which those of similar sizes are put together
 WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
@@ -30,8 +31,9 @@ def main(argv=None):
     folders = {*args.folders.values(), *filter(None, [args.drawings, args.sheets])}
     try:
         images, others = find_images(args.sources, args.recursive, folders)
+        labels, unused = match_labels(args.labels, [path for path, _ in images]) if args.labels else ({}, [])
         from lib.inference.build import build_converter  # torch takes seconds: not before the flags are right
-        converter = build_converter(args, say)
+        converter = build_converter(args, labels, say)
         names = output_names([name for _, name in images])
         if args.out_name:
             names = [Path(args.out_name)]
@@ -40,6 +42,8 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         say(f'convert.py: error: {error}')
         return 2
+    for line in unused:
+        say(f'--labels {line}')
     if others:
         say(f'not images by their names: {", ".join(map(shown, others))}')
     if not images:

@@ -1,6 +1,4 @@
-"""A conversion from the flags of convert.py: its networks, its labels, its words."""
-import os
-
+"""A conversion from the flags of convert.py: its networks and its words."""
 import torch
 
 from lib.imaging import recognizer_input, to_tensor
@@ -10,7 +8,6 @@ from lib.inference.evaluators import read_words
 from lib.runtime.checkpoint import load_aster, load_generator
 from lib.runtime.distributed import pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
-from lib.wordsets.word_lists import open_list
 
 
 def load(flag, path, loader, device):
@@ -52,20 +49,16 @@ def build_reader(args, device):
     return read, vocabulary
 
 
-def read_labels(path):
-    """{name of the image, as it stands in the list and without folders: label} of a list of words."""
-    entries, _, _ = open_list(path)
-    return {key: entry.label for entry in entries if not entry.problem
-            for name in entry.paths.values() for key in (name, os.path.basename(name))}
-
-
-def build_converter(args, say):
+def build_converter(args, labels, say):
     """The Converter of the flags. OSError or ValueError, which names the flag, where one cannot be."""
     device = pick_device(args.device)
     enlargers, ground = build_enlargers(args, device)
     read, vocabulary = (None, Vocabulary()) if args.no_read else build_reader(args, device)
+
+    def words_of(name):
+        return args.zoom + (args.words.of(name) if args.words else [])
+
     return Converter(
-        enlargers, read, vocabulary, args.folders, args.drawings, ground,
-        args.ds_scale, (args.width, args.height) if args.width else None, keep_alpha=not args.measured,
-        batch_size=args.batch_size, labels=read_labels(args.labels) if args.labels else {},
-        words_of=lambda name: args.zoom + (args.words.of(name) if args.words else []), say=say)
+        enlargers, read, vocabulary, args.folders, args.drawings, ground, args.ds_scale,
+        (args.width, args.height) if args.width else None, keep_alpha=not args.measured, batch_size=args.batch_size,
+        labels=labels, words_of=words_of, say=say)

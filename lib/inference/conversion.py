@@ -135,8 +135,8 @@ class Converter:
             alpha, image = image.getchannel('A').convert('RGB'), image.convert('RGB')
         images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
                          for part in (image, alpha))
-        label = self.labels.get(str(name), self.labels.get(name.name))
-        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0], label=label)
+        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0],
+                  label=self.labels.get(path))
         job.is_scene = min(size) > SCENE
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
