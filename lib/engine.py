@@ -45,7 +45,7 @@ class Progress:
     unreadable: int = 0
 
     @classmethod
-    def of_checkpoint(cls, saved):
+    def from_checkpoint(cls, saved):
         """TypeError where `saved` has other keys; 'position' is what older checkpoints call samples_seen."""
         return cls(**{'samples_seen' if key == 'position' else key: value for key, value in saved.items()})
 
@@ -89,7 +89,7 @@ class Run:
         try:
             self.trainer.load_state_dict(state)
             torch.set_rng_state(state['random'])
-            self.progress = Progress.of_checkpoint(state['progress'])
+            self.progress = Progress.from_checkpoint(state['progress'])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
         if distributed.rank():

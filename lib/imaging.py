@@ -15,7 +15,7 @@ RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
 
 
 def to_rgb(image, keep_alpha=False):
-    """Any PIL image as 8-bit RGB: upright by its EXIF, alpha laid on white, 16 bits scaled to 8, CMYK converted.
+    """Any PIL image as 8-bit RGB: EXIF rotation applied, alpha on white, 16 bits scaled to 8, CMYK converted.
 
     keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`.
     """
@@ -59,7 +59,7 @@ def spread_colors(image):
 def read_image(source, keep_alpha=False):
     """The image in a file, a path or encoded bytes as 8-bit PIL, see `to_rgb`; ValueError where it cannot be decoded.
 
-    One of more than Image.MAX_IMAGE_PIXELS (89 million) counts as such: what it would unpack to may not fit in memory.
+    More pixels than Image.MAX_IMAGE_PIXELS (89 million) count as an error: decoded, they may not fit in memory.
     """
     try:
         with warnings.catch_warnings():
@@ -68,7 +68,7 @@ def read_image(source, keep_alpha=False):
                 return to_rgb(image, keep_alpha)
     except UnidentifiedImageError as error:
         raise ValueError('unreadable image: of no known format') from error
-    except Exception as error:  # Pillow answers damage of different kinds with different exceptions, from OSError on
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         raise ValueError(f'unreadable image: {error}') from error
 
 
@@ -88,7 +88,7 @@ def to_pil(image):
 
 
 def quantize(images):
-    """Round to what 8 bits hold, clamped to [0, 1]: what a saved image would be."""
+    """Clamp to [0, 1] and round to 8-bit values, as saving does."""
     return images.clamp(0, 1).mul(255).round().div(255)
 
 

@@ -1,4 +1,4 @@
-"""Figures of merit of images, each per image and on what would be saved (8 bit)."""
+"""Per-image PSNR and SSIM on 8-bit values."""
 import math
 
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lib.imaging import quantize, to_tensor
 
-STRIP_PIXELS = 1_000_000  # of what `measure` looks at in one go
+STRIP_PIXELS = 1_000_000  # that `measure` processes in one piece
 
 
 def psnr(sr, hr):
@@ -22,7 +22,7 @@ def ssim(sr, hr):
     """Structural similarity of each image's luma, (N, 3, H, W) in [0, 1] twice -> (N,) in [-1, 1].
 
     Wang et al. 2004: Gaussian window 11x11 of sigma 1.5, K1 = 0.01, K2 = 0.03, windows inside the image only. An image
-    lower or narrower than 11 pixels is seen through a window cut to its size.
+    lower or narrower than 11 pixels gets a window cut to its size.
     """
     def luma(images):
         red, green, blue = quantize(images.double()).split(1, dim=1)
@@ -56,7 +56,7 @@ def measure(sr, hr):
     windows = max(1, sr.height - reach)
     for top in range(0, windows, rows):
         count = min(rows, windows - top)
-        last = sr.height if top + count == windows else top + count  # rows from here on belong to the next strip
+        last = sr.height if top + count == windows else top + count  # the rows from here on belong to the next strip
         strips = [to_tensor(image.crop((0, top, sr.width, min(sr.height, top + count + reach))))[None]
                   for image in (sr, hr)]
         similarity += ssim(*strips).item() * count

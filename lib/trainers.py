@@ -1,4 +1,4 @@
-"""One step of training, for the two kinds of run: super-resolution (with its losses) and the recognizer alone."""
+"""One training step of the two kinds of run: super-resolution with its losses, and the recognizer alone."""
 import math
 
 import torch
@@ -19,7 +19,7 @@ class NonFiniteLoss(FloatingPointError):
 def cosine_schedule(total_steps, warmup, decay_steps=0):
     """Factor of the learning rate at a step: linear from 0 over `warmup` steps, 1, then half a cosine down to 0.01.
 
-    The cosine takes the last `decay_steps` steps of total_steps, 0 for all behind the warm-up.
+    The cosine takes the last `decay_steps` steps of total_steps, 0 for all after the warm-up.
     """
     start = max(warmup, total_steps - decay_steps if decay_steps else warmup)
 
@@ -124,7 +124,7 @@ class Trainer:
     def load_state_dict(self, state):
         """ValueError where the state is of another kind of run or of networks of another size.
 
-        A state without averages starts them from its weights; one with averages goes on without them too.
+        From a state without averages, they start at its weights; one with averages also loads into a run without them.
         """
         missing = [name for name in (*self.networks, 'updates') if name not in state]
         if missing or set(state['updates']) != set(self.optimizers):
@@ -144,7 +144,7 @@ class Trainer:
 def moving_average(network, decay):
     """An AveragedModel that starts as a copy of the network, batch norm statistics included."""
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    average.n_averaged += 1  # the copy counts; from 0 on, the first step would take its place
+    average.n_averaged += 1  # the copy counts; from 0 on, the first step would replace it
     return average.requires_grad_(False)
 
 

@@ -57,7 +57,7 @@ class Vocabulary:
         return len(self.characters) + 3
 
     def encode(self, label):
-        """Class ids of a string with EOS behind; characters outside the vocabulary become UNKNOWN."""
+        """Class ids of a string, EOS at the end; characters outside the vocabulary become UNKNOWN."""
         return [self.ids.get(character, self.unknown) for character in composed(label)] + [self.eos]
 
     def decode(self, ids):

@@ -35,7 +35,7 @@ def bomb(side):
 
 
 def pairs_of(dataset):
-    return PairSamples(dataset, 16, 32, 2)
+    return PairSamples(dataset, [(16, 32)], 2)
 
 
 # ------------------------------------------------------------------------------------------------- the set as a whole
@@ -53,7 +53,7 @@ def test_paired_set(tiny_lmdb):
     path = tiny_lmdb(paired=True)
     record = LmdbDataset([path])[1]
     assert (record.label, record.image.size, record.image_lr.size) == (WORDS[1], (32, 16), (16, 8))
-    sample = pairs_of(LmdbDataset([path]))[1, 0]
+    sample = pairs_of(LmdbDataset([path]))[1, 0, 0]
     lr = np.asarray(record.image_lr).transpose(2, 0, 1) / 255  # its own, not a reduction of the other
     assert np.allclose(sample['lr'].numpy(), lr, atol=1e-6)
 
@@ -153,7 +153,7 @@ def test_a_damaged_record_is_told_and_not_replaced(tiny_lmdb, damage):
         assert len(dataset) == len(WORDS)
         record = dataset[2]
         assert record.image is None and message in record.error and f'{path}#3' in record.error
-        batch = collate([pairs_of(dataset)[index, 0] for index in range(len(WORDS))])
+        batch = collate([pairs_of(dataset)[index, 0, 0] for index in range(len(WORDS))])
         assert batch['errors'] == [record.error]
         assert batch['label'] == [word for word in WORDS if word != WORDS[2]]
         assert len(batch['hr']) == len(WORDS) - 1
@@ -162,7 +162,7 @@ def test_a_damaged_record_is_told_and_not_replaced(tiny_lmdb, damage):
 def test_all_damaged(tiny_lmdb):
     path = tiny_lmdb(changes={f'image-{number:09d}': b'' for number in range(1, 9)})
     for samples in (pairs_of(LmdbDataset([path])), ReadingSamples(LmdbDataset([path]))):
-        batch = collate([samples[index, 0] for index in range(8)])
+        batch = collate([samples[index, 0, 0] for index in range(8)])
         assert list(batch) == ['errors'] and len(set(batch['errors'])) == 8
 
 
@@ -235,7 +235,7 @@ def test_every_kind_of_image_comes_out_as_rgb(tiny_lmdb):
         if kind != '1x1':
             assert record.image.size == (40, 20), kind
             assert np.abs(np.asarray(record.image).astype(int) - left_dark[..., None]).mean() < 3, kind
-        assert pairs_of(dataset)[index, 0]['lr'].shape == (3, 8, 16)
+        assert pairs_of(dataset)[index, 0, 0]['lr'].shape == (3, 8, 16)
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -244,8 +244,8 @@ def test_every_kind_of_image_comes_out_as_rgb(tiny_lmdb):
 def test_workers(tiny_lmdb, method, workers):
     """The set is in use before the workers start, and in the main process while they run."""
     dataset = LmdbDataset([tiny_lmdb()], 100)
-    alone = collate([pairs_of(dataset)[index, 5] for index in range(8)])
-    loader = DataLoader(pairs_of(dataset), batch_sampler=[[(i, 5), (i + 1, 5)] for i in (0, 2, 4, 6)],
+    alone = collate([pairs_of(dataset)[index, 5, 5] for index in range(8)])
+    loader = DataLoader(pairs_of(dataset), batch_sampler=[[(i, 5, 5), (i + 1, 5, 5)] for i in (0, 2, 4, 6)],
                         num_workers=workers, collate_fn=collate, multiprocessing_context=method)
     for number, batch in enumerate(loader):
         assert batch['label'] == alone['label'][2 * number:2 * number + 2]

@@ -32,7 +32,7 @@ from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.word_lists import find_image, has_control, open_list, printable
 
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
-CHUNK = 32  # entries that go to a worker at once
+CHUNK = 32  # entries in a task of a worker
 NAMED = 5  # skipped entries named for each reason
 
 
@@ -41,7 +41,7 @@ def parse_args(argv=None):
         description='Builds an LMDB of word images and labels, or checks one. Images are decoded once to check them '
                     'and stored as the bytes they are; entries that cannot be used are skipped, counted and named.')
     parser.add_argument('--input', default='./syntax_crop.odgt',
-                        help='a .odgt, a text list (image and label parted by a tab, a comma or a blank; or '
+                        help='a .odgt, a text list (image and label separated by a tab, a comma or a blank; or '
                              'hr<TAB>lr<TAB>label), a .mat of IIIT5K, or a folder with gt.txt (default: %(default)s). '
                              'Relative image paths refer to the folder of the list')
     parser.add_argument('--output', default='./dataset/syn800k', help='folder of the LMDB (default: %(default)s)')

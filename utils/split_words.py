@@ -31,7 +31,7 @@ NAMED = 5  # skipped entries named for each reason
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Part lists of words into training and validation.',
+    parser = argparse.ArgumentParser(description='Split lists of words into training and validation.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as for create_lmdb.py')
     parser.add_argument('--apart', nargs='*', default=[], help='lists of test words that nothing may be near to')

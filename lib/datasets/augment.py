@@ -22,27 +22,27 @@ def augment(image, strength, random):
     is applied with probability strength / 2, low resolution with 0.6 strength [our choice]. On 8-bit pictures of a
     word's own size all this takes half a millisecond.
     """
-    def strikes(share=0.5):
+    def applies(share=0.5):
         return random.random() < share * strength
 
-    if strikes():
+    if applies():
         image = bend(image, random)
-    if strikes():
+    if applies():
         image = recolour(image, random)
-    if strikes(0.6):
+    if applies(0.6):
         return low_resolution(image, random)
-    if strikes():
+    if applies():
         image = image.filter(ImageFilter.GaussianBlur(image.height / 32 * random.uniform(0.1, 1.0)))
-    if strikes(0.25):
+    if applies(0.25):
         image = add_noise(image, random.uniform(2, 14), random)
-    return jpeg_pil(image, random.integers(30, 91)) if strikes(0.4) else image
+    return jpeg_pil(image, random.integers(30, 91)) if applies(0.4) else image
 
 
 def bend(image, random, strips=8):
     """A perspective or loose crop, and in half of the draws a text line that is bent as a parabola.
 
-    Corners move by up to 4 % of the width and 12 % of the height; the line bends by up to half its height. What comes
-    into the picture from outside has the mean colour of its border.
+    Corners move by up to 4 % of the width and 12 % of the height; the line bends by up to half its height. Pixels
+    from outside the picture have the mean colour of its border.
     """
     width, height = image.size
     border = np.concatenate([np.asarray(image)[[0, -1]].reshape(-1, 3), np.asarray(image)[:, [0, -1]].reshape(-1, 3)])
@@ -53,7 +53,7 @@ def bend(image, random, strips=8):
     sides = []
     for y in (0, 1):
         side = corners[y, 0] * (1 - x[:, None]) + corners[y, 1] * x[:, None]  # (strips + 1, 2), (x, y)
-        side[:, 1] += y * abs(curve) + curve * (1 - (2 * x - 1) ** 2) - max(curve, 0)  # nothing of the line is cut off
+        side[:, 1] += y * abs(curve) + curve * (1 - (2 * x - 1) ** 2) - max(curve, 0)  # the whole line stays inside
         sides.append(side * [width, height])
     mesh = [((int(edges[i]), 0, int(edges[i + 1]), height),
              (*sides[0][i], *sides[1][i], *sides[1][i + 1], *sides[0][i + 1])) for i in range(len(edges) - 1)]
@@ -69,7 +69,7 @@ def recolour(image, random):
     if random.random() < 0.2:
         values = 1 - values
     contrast = random.uniform(0.3, 1.2)
-    room = max(0.0, 1 - contrast) / 2 + 0.05  # the darkest and the brightest stay apart
+    room = max(0.0, 1 - contrast) / 2 + 0.05  # keep a contrast between the darkest and the brightest
     values = (values - 0.5) * contrast + 0.5 + random.uniform(-room, room)
     values = values * random.uniform(0.85, 1.1, (3, 1))
     return image.point((values.clip(0, 1) * 255).round().astype(int).flatten().tolist())
@@ -79,7 +79,7 @@ KERNELS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BIC
 
 
 def low_resolution(image, random):
-    """What a poor camera leaves: blur of 0 to 2.5 pixels per 32 of the height, a height of 8 to 32 pixels, noise, JPEG.
+    """A poor camera: blur of 0 to 2.5 pixels per 32 of the height, a height of 8 to 32 pixels, noise, JPEG.
 
     Sideways the blur differs by up to 1.5 times. Half of the pictures take four times as many pixels across as down,
     whatever their shape, as the tests reduce them. The result is enlarged four times.
@@ -116,27 +116,27 @@ def jpeg_pil(image, quality):
 def vary(image, size, strength=1.0, generator=None):
     """One image (1, 3, H, W) in [0, 1], resized to size = (height, width), in another shape and in other colours.
 
-    It stays as sharp as it is. Each kind strikes with probability strength / 2, inversion with half of it [our choice]:
+    The sharpness stays. Each kind is applied with probability strength / 2, inversion with half of it [our choice]:
     a shear, stretch and shift of up to a tenth of the size (sideways 0.04 of the width), contrast 0.5 to 1.2 about the
     mean and a shift of up to 0.2, inversion, colour channels in another order.
     """
     def draw():
         return float(torch.rand((), generator=generator))
 
-    def strikes():
+    def applies():
         return draw() < strength / 2
 
-    if strikes():
-        height, width = 2 * size[0], 2 * size[1]  # sampled finer than needed, so that it does not get blurred
+    if applies():
+        height, width = 2 * size[0], 2 * size[1]  # sampled at twice the size, so that it is not blurred
         limits = torch.tensor([[0.08, 0.1, 0.04], [0.08 * height / width, 0.1, 0.1]])  # in units of half the size
         theta = torch.eye(2, 3) + (2 * torch.rand(2, 3, generator=generator) - 1) * limits
         grid = F.affine_grid(theta[None], [1, 3, height, width], align_corners=False)
         image = F.grid_sample(resize(image, (height, width)), grid, 'bicubic', 'border', align_corners=False)
     image = resize(image, size)
-    if strikes():
+    if applies():
         image = change_contrast(image, draw)
     if draw() < strength / 4:
         image = 1 - image
-    if strikes():
+    if applies():
         image = image[:, torch.randperm(3, generator=generator)]
     return image.clamp(0, 1)

@@ -28,7 +28,7 @@ def degrade(images_hr, ds_scale, degradation='bicubic', generator=None):
 
 
 def photograph(images_hr, size, generator=None):
-    """Blind degradation of images (N, 3, H, W) in [0, 1] to size = (h, w), as a small word in a photograph has it.
+    """Blind degradation of images (N, 3, H, W) in [0, 1] to size = (h, w), as small words in photographs show it.
 
     A strength s is drawn, 0 for three words in ten, else uniform in [0, 1]: sharp pictures stay among the training
     pairs, so that a generator learns to leave them alone. The camera is simulated at twice the final size:
@@ -79,7 +79,7 @@ def directed_blur(images, sigma_along, sigma_across, angle):
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     along = math.cos(angle) * offsets + math.sin(angle) * offsets[:, None]
     across = math.cos(angle) * offsets[:, None] - math.sin(angle) * offsets
-    least = 0.15  # pixels; a narrower one is no blur at all
+    least = 0.15  # pixels; a narrower one would not blur
     kernel = torch.exp(-(along / max(sigma_along, least)) ** 2 / 2 - (across / max(sigma_across, least)) ** 2 / 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(images, (reach,) * 4, mode='reflect'), kernel, groups=3)

@@ -27,7 +27,7 @@ _ENVIRONMENTS = {}  # path: (process id, environment); lmdb allows each folder t
 
 
 def environment(path):
-    """The LMDB environment of a folder, opened at the first call in each process: one must not be used across a fork.
+    """The LMDB environment of a folder, opened at the first call in each process: it must not be used across a fork.
 
     ValueError that names the folder where it is no LMDB or cut off.
     """
@@ -42,7 +42,7 @@ def environment(path):
 
 
 class LmdbFolder:
-    """One LMDB folder; it can be sent to workers that are forked or spawned."""
+    """One LMDB folder; safe to pass to forked or spawned workers."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -71,7 +71,7 @@ class LmdbFolder:
             raise ValueError(f'{self.path}: damaged at {key} ({error})') from error
 
     def all_labels(self):
-        """The bytes of each label in turn, None where there is none: millions in one transaction."""
+        """Yield the bytes of each label, None where it is missing, in one transaction for all."""
         try:
             with environment(self.path).begin() as transaction:
                 for number in range(1, self.count + 1):
@@ -80,12 +80,12 @@ class LmdbFolder:
             raise ValueError(f'{self.path}: damaged among its labels ({error})') from error
 
     def _has(self, prefix):
-        """Whether a key begins so."""
+        """Whether there is a key with this prefix."""
         with environment(self.path).begin() as transaction, transaction.cursor() as cursor:
             return cursor.set_range(prefix.encode()) and cursor.key().startswith(prefix.encode())
 
     def label(self, number):
-        """The label of record `number`, 1 the first, and what is wrong with it or None."""
+        """The label of record `number`, counted from 1, and what is wrong with it or None."""
         value = self.get(f'label-{number:09d}')
         if not value:
             return '', f'no key label-{number:09d}' if value is None else f'label-{number:09d} is empty'
@@ -105,7 +105,7 @@ class LmdbFolder:
             raise ValueError(f'{key}: {error}') from error
 
     def read(self, number):
-        """Record `number`, 1 the first. Damage is told in `error`; no other record is put in its place."""
+        """Record `number`, counted from 1. Damage is reported in `error`; no other record takes its place."""
         name, label = f'{self.path}#{number}', ''
         try:
             label, error = self.label(number)
@@ -120,11 +120,11 @@ class LmdbFolder:
 
 
 class LmdbDataset(Dataset):
-    """The records of one or several LMDB folders, one behind the other.
+    """The records of one or several LMDB folders, concatenated.
 
     paths: folders. max_len: for training, leaves out the words that are empty or have more characters; `left_out`
     counts them, and `outside` the words with characters that are not in `characters`. None, for testing, keeps all,
-    and an empty label is an error of its record. An item is a `Record`; `lengths` has the number of each folder's.
+    and an empty label is an error of its record. An item is a `Record`; `lengths` holds the number per folder.
     FileNotFoundError or ValueError, naming the folder, where one is missing, empty or damaged as a whole.
     """
 
@@ -141,7 +141,7 @@ class LmdbDataset(Dataset):
         self._ends = np.cumsum(self.lengths)
 
     def _of_length(self, folder, max_len, characters):
-        """The numbers of the records to train on. A damaged label stays in, to be reported when it is met."""
+        """The numbers of the records to train on. A damaged label stays in, to be reported when it is read."""
         kept, known = [], set(characters or ())
         for number, value in enumerate(folder.all_labels(), 1):
             label = '?' if value is None else value.decode('utf-8', 'replace')

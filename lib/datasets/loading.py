@@ -1,4 +1,4 @@
-"""Batches made in data workers: none is lost for want of shared memory, and a worker that dies is told in one line."""
+"""Batches from data workers: none is lost when shared memory is short, a worker that dies is reported in one line."""
 import contextlib
 import multiprocessing
 import os

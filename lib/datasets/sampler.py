@@ -1,4 +1,4 @@
-"""The order of training samples: set by the seed alone, the same for any number of processes and after a resume."""
+"""The order of training samples: it depends on the seed alone, not on the number of processes or on a resume."""
 import numpy as np
 
 
@@ -8,7 +8,7 @@ class EpochSampler:
 
     lengths: records of each folder. shares: how often each folder is drawn, relative; None draws every record once.
     epoch_size: draws in an epoch, None for as many as there are records. batch_size is per process: step s of rank r
-    takes the draws from (s * world + r) * batch_size on. Draws that fill no whole step of all processes are left out;
+    takes the draws from (s * world + r) * batch_size on. Draws that do not fill a step of all processes are left out;
     where there are fewer than one step needs, they are repeated.
     """
 

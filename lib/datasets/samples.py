@@ -1,4 +1,4 @@
-"""What the networks are given of a record: tensors made in the data workers, stacked by `collate`."""
+"""Records as input of the networks: tensors computed in the data workers, stacked by `collate`."""
 import numpy as np
 import torch
 from PIL import Image
@@ -62,14 +62,14 @@ class ReadingSamples(Dataset):
             hr = resize(to_tensor(image)[None], size)
             image = to_pil(resize(degrade(hr, self.ds_scale), size)[0])
         if self.augmentation:
-            image.thumbnail((width, height))  # makes what follows cheap
+            image.thumbnail((width, height))  # which makes all that follows cheap
             image = augment(image, self.augmentation, np.random.default_rng(seed))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         return {'label': record.label, 'images': torch.from_numpy(np.array(image))}
 
 
 class EvalSamples(Dataset):
-    """What a test looks at, for each item of `indices`.
+    """The pictures that a test needs, for each item of `indices`.
 
     original: the picture as it is, as recognizer input (3, 64, 256). pairs: for each (height, width) in sizes_lr the
     pair hr (3, ds_scale * height, ds_scale * width), lr (3, height, width). small: where the picture is lower
@@ -106,7 +106,7 @@ class EvalSamples(Dataset):
 def collate(samples):
     """Stack samples to a batch: tensors as one, `pairs` by size, `small` one by one, anything else as lists.
 
-    Samples without a picture are left out and their errors listed under 'errors'; all such: a batch of errors alone.
+    Samples without a picture are left out, their errors listed under 'errors'; that may leave a batch of errors only.
     """
     batch = {'errors': [sample['error'] for sample in samples if 'error' in sample]}
     samples = [sample for sample in samples if 'error' not in sample]

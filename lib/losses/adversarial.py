@@ -1,4 +1,4 @@
-"""The game of generator and discriminator, both with binary cross-entropy on logits (Goodfellow et al. 2014)."""
+"""Adversarial losses: binary cross-entropy on logits, for generator and discriminator (Goodfellow et al. 2014)."""
 import torch
 import torch.nn.functional as F
 
@@ -9,7 +9,7 @@ def generator_loss(fake_logits):
 
 
 def discriminator_loss(real_logits, fake_logits):
-    """-log D(hr) - log(1 - D(G(lr))), halved: logits (N,) twice -> scalar; log 2 where the two cannot be told apart."""
+    """-log D(hr) - log(1 - D(G(lr))), halved: logits (N,) twice -> scalar; log 2 where D cannot tell the two apart."""
     real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
     fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
     return (real + fake) / 2

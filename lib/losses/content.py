@@ -1,4 +1,4 @@
-"""Content loss: how far the pixels are."""
+"""Content loss: mean squared error of the pixels."""
 import torch.nn.functional as F
 
 

@@ -25,14 +25,14 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, pertu
                          images_hr=None):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
 
-    The gradient runs through the recognizer into the images; freeze the recognizer to train by it alone. clip: largest
+    The gradient flows through the recognizer into the images; freeze the recognizer to train by it. clip: largest
     norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the gradient is that of
     words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133). perturbation: strength in
     [0, 1] of `perturb` before the recognizer. anchor: weight of `anchor_loss` against images_hr beside the
     cross-entropy; only with a frozen recognizer.
     """
     targets = encode_labels(labels, vocabulary, images.device)
-    images = images.view_as(images)  # a node of its own: the limit leaves other losses of the same images alone
+    images = images.view_as(images)  # a node of its own: the limit must not touch other losses of the same images
     inputs = recognizer_input(images)
     if perturbation:
         inputs = perturb(inputs, perturbation)
@@ -48,7 +48,7 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, pertu
         scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
         loss.register_hook(scales.append)
 
-        def limit(gradient):  # must not hold `images`: such a circle is never freed
+        def limit(gradient):  # must not refer to `images`: that reference cycle would never be freed
             norms = gradient.flatten(1).norm(dim=1) * len(gradient) / scales.pop()
             return gradient * (clip / norms).clamp(max=1)[:, None, None, None]
 

@@ -38,9 +38,9 @@ ANCHORS = {'generator': 'tail.weight', 'recognizer': 'decoder.decoder.fc.weight'
 
 @contextlib.contextmanager
 def written_beside(path, flush=True):
-    """Give a path beside `path` to write to; at a clean end it is flushed and renamed to `path`, else removed.
+    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, otherwise removed.
 
-    flush: wait until it is on the disk, to survive a power cut too; False for files that are soon made again.
+    flush: wait until the file is on the disk, to survive a power cut; False for files that are quickly made again.
     OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def written_beside(path, flush=True):
             _flush(partial)
         os.replace(partial, path)
         if flush:
-            sync_folder(path.parent)  # the new name too is to survive
+            sync_folder(path.parent)  # the renaming has to survive too
     except OSError as error:
         kept = '; the file that was there is untouched' if path.is_file() else ''
         raise OSError(f'{path}: could not be written ({error.strerror or error}){kept}') from error
@@ -71,7 +71,7 @@ def save_checkpoint(path, content):
 
     OSError that names the path where it cannot be written, as on a full disk.
     """
-    buffer = io.BytesIO()  # torch, writing to a full disk itself, would speak of its own positions in the file
+    buffer = io.BytesIO()  # on a full disk torch's own writing would report file positions
     torch.save(content, buffer)
     with written_beside(path) as partial:
         partial.write_bytes(buffer.getbuffer())
@@ -125,7 +125,7 @@ def _read(path):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         return None, 'refused: it is no checkpoint of tensors and plain values, or it holds code that loading would run'
-    except Exception as error:  # what torch raises at a damaged file is not limited to a few kinds
+    except Exception as error:  # torch raises many kinds of exceptions for damaged files
         if 'weights_only' in str(error):  # torch advises to load it without the guard
             return None, REFUSED_ARCHIVE
         return None, f'not a whole checkpoint ({str(error).splitlines()[0] if str(error) else type(error).__name__})'
@@ -201,6 +201,6 @@ def load_aster(path):
 def load_generator(path):
     """The generator in a file of weights, a training checkpoint or a state dict, on the CPU.
 
-    Files of other means are understood too: under 'params_ema' and the like, with prefixes such as '_orig_mod.'.
+    Files of other projects load too: under 'params_ema' and the like, with prefixes such as '_orig_mod.'.
     """
     return _load_model(path, 'generator', generator_from_state_dict)

@@ -1,4 +1,4 @@
-"""How a command ends and what it does about its output: work already done is never lost for want of a listener."""
+"""How a command ends, and what it does when its output cannot be written: work already done is never lost."""
 import errno
 import os
 import sys
@@ -7,7 +7,7 @@ import sys
 class Output:
     """A text stream whose errors end nothing: once it cannot be written, the rest goes to the null device.
 
-    A reader that went away, as `head` does, is no error. Any other is told on stderr once and noted in `failed`.
+    A closed pipe, as after `head`, is no error. Any other error is printed to stderr once and sets `failed`.
     """
 
     def __init__(self, stream):
@@ -39,7 +39,7 @@ class Output:
 
 
 def open_output():
-    """Make stdout and stderr ones that take every letter and are never missing, closed or full."""
+    """Make stdout and stderr take every character, and keep going where they are missing, closed or full."""
     for number in range(3):
         try:
             os.fstat(number)

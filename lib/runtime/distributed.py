@@ -1,4 +1,4 @@
-"""One process or several: `torchrun` sets the environment, everything here works without it too."""
+"""One process or several: `torchrun` sets the environment; everything here also works without it."""
 import os
 import warnings
 
@@ -78,7 +78,7 @@ def gather(items):
 
 
 def any_process(flag, device):
-    """True on every process where it is true on one: how all stop at the same step."""
+    """True on every process if the flag is true on any, so that all stop at the same step."""
     if world() == 1:
         return bool(flag)
     flags = torch.tensor(int(bool(flag)), device=device)
@@ -114,7 +114,7 @@ def wrap(network, device, sync_bn=False):
     # Buffers are averaged when they are read: broadcasting them at each forward would change, between two forwards of a
     # discriminator, what the backward of the first one needs.
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', FutureWarning)  # new versions of torch have another name for that flag
+        warnings.simplefilter('ignore', FutureWarning)  # new versions of torch have another name for the flag
         return nn.parallel.DistributedDataParallel(
             network, device_ids=[device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
 
@@ -133,7 +133,7 @@ def shutdown():
 # ---------------------------------------------------------------------------------------- batch norm over all processes
 
 def sync_batch_norm(network, device):
-    """Let every batch norm of the network take its statistics over the batches of all processes."""
+    """Make every batch norm of the network compute its statistics over the batches of all processes."""
     if device.type == 'cuda':
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for parent in list(network.modules()):

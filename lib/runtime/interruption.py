@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop, heard at the end of a step; a second one stops at once."""
+"""Turn SIGINT and SIGTERM into a flag that is checked after each step; a second signal stops at once."""
 import contextlib
 import signal
 
@@ -6,7 +6,7 @@ from lib.runtime.system import end_with_parent
 
 
 class Interrupted(BaseException):
-    """Ends a run after a signal; as a BaseException it is not taken for a failure on its way up."""
+    """Ends a run after a signal; a BaseException, so that `except Exception` does not catch it."""
 
     def __init__(self, number):
         super().__init__(f'stopped by {signal.Signals(number).name}')
@@ -35,7 +35,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self):
-        """While entered, the first signal stops at once: for work that a resumed run does again."""
+        """While entered, the first signal already stops at once: for work that a resumed run repeats."""
         self._at_once = True
         try:
             if self.signal is not None:
@@ -46,7 +46,7 @@ class Interruption:
 
 
 def follow_main_process(_worker):
-    """For data workers: they end with the main process, and only with it.
+    """For data workers: end with the main process, and only with it.
 
     A signal may go to the whole group, but the main process decides when to stop. And where Python starts workers from
     a server of its own, torch watches that instead of the main process, and the workers of a killed run would stay.

@@ -1,4 +1,4 @@
-"""What a run leaves behind to be read: args.json, log.txt, TensorBoard scalars and pictures. Only rank 0 writes."""
+"""The logs of a run: args.json, log.txt, TensorBoard scalars and pictures. Only rank 0 writes."""
 import json
 import sys
 import time
@@ -14,10 +14,10 @@ from lib.runtime.checkpoint import written_beside
 
 
 class Events:
-    """TensorBoard's file of a run, written in step with it.
+    """TensorBoard's event file of a run, written without a thread.
 
-    tensorboardX's SummaryWriter writes in a thread: on a full disk that dies, and the run waits for ever for its queue.
-    Here a write that fails is told once; the run goes on without TensorBoard.
+    tensorboardX's SummaryWriter writes in a thread: on a full disk that thread dies, and the run waits for its queue
+    for ever. Here a write that fails is reported once, and the run continues without TensorBoard.
     """
 
     def __init__(self, folder, first_step):
@@ -52,7 +52,7 @@ class RunLog:
     def start(self, epoch, iteration, resumed=False):
         """Open the log. `resumed` in its folder: entries from `epoch` on, which will be written again, are dropped.
 
-        Else a run that is in the folder already is moved to a folder earlier-1, earlier-2, ... in it.
+        Otherwise a run that is already in the folder is moved to earlier-1, earlier-2, ... in it.
         """
         if not self.enabled:
             return
@@ -66,7 +66,7 @@ class RunLog:
         self.events = Events(self.folder / 'tensorboard', iteration)
 
     def _set_aside(self):
-        """The checkpoint goes last: while it is there, what is left of a run is moved by the next one."""
+        """The checkpoint is moved last: if this is interrupted, the next run moves the rest."""
         if not (self.folder / 'last.pth').exists():
             return
         number = next(n for n in range(1, 10 ** 6) if not (self.folder / f'earlier-{n}').exists())
@@ -86,12 +86,12 @@ class RunLog:
             partial.write_text(text, encoding='utf-8')
 
     def message(self, text):
-        """A line for the person who watches, above the progress bar."""
+        """Print a line above the progress bar."""
         if self.enabled:
             tqdm.write(text)
 
     def epoch(self, entry, seconds):
-        """Add one JSON object to log.txt; `seconds` alone differs between two equal runs."""
+        """Add one JSON object to log.txt; of two equal runs only `seconds` differs."""
         if self.enabled:
             self._write('log.txt', ''.join(self._lines()) + json.dumps({**entry, 'seconds': round(seconds, 1)}) + '\n')
             self.events.flush()

@@ -17,7 +17,7 @@ def available_cores():
 
 
 def end_with_parent():
-    """For worker processes: end when the parent does. A killed one cannot tell them, and they would wait for ever."""
+    """For worker processes: end when the parent does. A killed parent cannot stop them: they would wait for ever."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

@@ -59,7 +59,7 @@ def image_size(data):
             image.draft('L', (1, 1))  # of a JPEG, decodes the whole stream but makes an eighth of the pixels of it
             image.load()
             turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-    except Exception as error:  # the decoders raise nearly every kind on damaged files
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files
         text = ' '.join(str(error).split()) if 'BytesIO' not in str(error) else 'not an image'
         raise ValueError(text or type(error).__name__) from error
     return (height, width) if turned else (width, height)

@@ -1,4 +1,4 @@
-"""Writes word images and labels into an LMDB that is whole or not there at all."""
+"""Writes word images and labels into an LMDB that is complete or not there at all."""
 import contextlib
 import glob
 import os
@@ -28,8 +28,8 @@ class LmdbWriter:
     Args:
         path: folder of the LMDB; missing parents are made.
         force: replace an LMDB that is already there. Other files in its folder are left alone.
-        append: go on after the last record of the LMDB that is there, if any. It is copied first (twice its size is
-            needed on disk for that time), so readers and crashes never meet a half-extended set.
+        append: continue after the last record of the LMDB that is there, if any. It is copied first (twice its size is
+            needed on disk for that time), so neither a reader nor a crash ever sees a half-extended set.
 
     Raises:
         FileExistsError: something is at `path` and neither `force` nor `append` is given, or it is no LMDB.
@@ -113,7 +113,7 @@ class LmdbWriter:
 
     def _flush(self):
         if self._batch:
-            self._put(sorted(self._batch))  # neighbours in the tree come one after the other
+            self._put(sorted(self._batch))  # in the order of the tree, which is faster
         self._batch, self._batch_bytes = [], 0
 
     def _put(self, items):
@@ -138,7 +138,7 @@ class LmdbWriter:
             env.copy(self.partial, compact=True)
 
     def _read_existing(self):
-        """Takes over the count and the kinds of image of the copied set."""
+        """Reads the count and the kinds of image of the copied set."""
         with self._env.begin() as transaction:
             count = transaction.get(b'num-samples', b'')
             self.count = int(count) if count.isdigit() else 0
@@ -150,7 +150,7 @@ class LmdbWriter:
         self._kinds = tuple(kinds)
 
     def _install(self):
-        """Moves the finished folder to `path`; at no moment is there a half set or, if there was one, no set."""
+        """Moves the finished folder to `path`; at no moment is there half a set, or none where there was one."""
         if self._source and self._source != self._identity():
             raise OSError('the set was changed by another program while records were appended; start again')
         if not os.path.exists(self._data(self.path)):

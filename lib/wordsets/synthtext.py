@@ -19,7 +19,7 @@ def read_gt(path):
         mat = loadmat(path, variable_names=['imnames', 'wordBB', 'txt'])  # charBB would be the largest by far
     except NotImplementedError as error:
         raise ValueError(f'{path} is in MATLAB 7.3 format: save it as version 7') from error
-    except Exception as error:  # scipy raises nearly anything for a damaged file
+    except Exception as error:  # scipy raises many kinds of exceptions for damaged files
         raise ValueError(f'{path} cannot be read as a .mat file ({error}): copy or download it again') from error
     missing = [key for key in ('imnames', 'wordBB', 'txt') if key not in mat]
     if missing:
@@ -31,7 +31,7 @@ def read_gt(path):
 
 
 def words_of(entry):
-    """Words of one entry of gt.mat's `txt`: blocks padded with blanks, holding words parted by blanks or newlines."""
+    """Words of one entry of gt.mat's `txt`: blocks padded with blanks, of words separated by blanks or newlines."""
     if isinstance(entry, np.ndarray):
         return [word for block in entry.ravel() for word in words_of(block)]
     return re.findall(r'[^ \t\n\r\f\v]+', str(entry))  # ASCII blanks only: a no-break space belongs to its word
@@ -48,7 +48,7 @@ def boxes_of(entry):
 
 
 def rectangle(box, width, height):
-    """Smallest axis-aligned rectangle of whole pixels round `box` inside a width x height image.
+    """Smallest axis-aligned rectangle of whole pixels around `box` inside a width x height image.
 
     box: float (2, 4), the corners' x and y in pixels. Returns left, top, right, bottom (right and bottom excluded);
     ValueError, whose text is the reason, where there is none.
@@ -136,7 +136,7 @@ def crop_image(name, repeated, boxes, words, images, out, folder, sizes):
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         yield skip('image is missing', path)
         return
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         yield skip('image cannot be read', f'{path}: {error}')
         return
     for k, box in crops:

@@ -7,7 +7,7 @@ from collections import namedtuple
 from itertools import islice
 
 EXTENSIONS = r'\.(?:jpe?g|png|bmp|gif|tiff?|webp|p[bgnp]m)'
-SAMPLE = 1000  # lines from which the style of a text list is told
+SAMPLE = 1000  # lines from which the style of a text list is detected
 
 # place: 'gt.txt:17'; paths: {'image': path} or {'image_hr': path, 'image_lr': path}; problem: why it is unusable
 Entry = namedtuple('Entry', 'place label paths problem', defaults=(None, None, None))
@@ -116,7 +116,7 @@ def odgt_entries(path):
 
 
 def sniff(path):
-    """Tells the style of a text list from its first lines.
+    """Detects the style of a text list from its first lines.
 
     The separator is the one of tab, comma and blank after which most lines fall into an image name and the rest; so a
     label may hold any of them. Labels are unquoted if all are in double quotes or, in comma lists, each that is.
@@ -143,7 +143,7 @@ def mjsynth_word(parts):
 
 
 def split(line, separator):
-    """Splits 'path<separator>label' behind the image's extension, else at the first separator; None without one.
+    """Splits 'path<separator>label' after the image's extension, else at the first separator; None without one.
 
     The path may be in double quotes, as all fields of some CSV files are.
     """
@@ -198,7 +198,7 @@ def read_iiit5k(path):
     from scipy.io import loadmat  # slow to import and needed for this format only
     try:
         variables = loadmat(path)
-    except Exception as error:  # whatever a damaged file provokes in the parser
+    except Exception as error:  # scipy raises many kinds of exceptions for damaged files
         raise ValueError(f'{path} cannot be read as a .mat file: {error}') from error
     for value in variables.values():
         fields = getattr(getattr(value, 'dtype', None), 'names', None) or ()

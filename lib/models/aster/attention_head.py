@@ -40,7 +40,7 @@ class DecoderCell(nn.Module):
         return F.linear(embeddings, self.gru.weight_ih_l0[:, :embeddings.shape[1]], self.gru.bias_ih_l0)
 
     def keys(self, columns):
-        """What the attention asks of the columns (N, W, C), whatever the state: (N, W, A)."""
+        """The part of the attention that does not depend on the state: columns (N, W, C) -> (N, W, A)."""
         return 2 * self.attention_unit.xEmbed(columns)
 
     def forward(self, state, symbols, columns, keys):
@@ -121,7 +121,7 @@ class AttentionHead(nn.Module):
     def beam_search(self, columns, width, max_len):
         """The likeliest string among those that `width` beams meet.
 
-        A beam that emits EOS is put aside with its summed log probability and not extended. The first `width` to end
+        A beam that emits EOS is kept with its summed log probability and not extended. The first `width` to end
         compete, as in the original implementation (those that end later replace none of them); where fewer end within
         max_len, the unfinished beams compete too. So a sample is settled, exactly as after max_len steps, as soon as
         `width` beams have ended, or no unfinished one scores above the best ended: a score can only fall.
@@ -140,7 +140,7 @@ class AttentionHead(nn.Module):
         state, keys, table = self.start(columns)
 
         def offer(candidates):
-            """Note a sample's best candidate, scores (n, width) with -inf for none, where it beats what was noted."""
+            """Keep a sample's best candidate, scores (n, width) with -inf for none, where it beats the one before."""
             score, beam = candidates.max(1)
             better = (score > best_scores[rows]).nonzero()[:, 0]
             best_scores[rows[better]] = score[better]

@@ -9,8 +9,8 @@ from lib.models.aster.resnet_aster import ResNetAster
 from lib.models.aster.stn_head import STNHead
 from lib.models.aster.tps import TPS
 
-STN_SIZE = (32, 64)  # height, width of what the localization network sees
-TEXT_SIZE = (32, 100)  # height, width of what the encoder sees
+STN_SIZE = (32, 64)  # height, width of the localization network's input
+TEXT_SIZE = (32, 100)  # height, width of the encoder's input
 
 
 class Aster(nn.Module):
@@ -30,7 +30,7 @@ class Aster(nn.Module):
             raise ValueError(f'an alphabet of {len(alphabet)} characters for {num_classes} classes, of which three are '
                              'EOS, padding and unknown')
         self.alphabet = alphabet
-        self.frozen = self.folded = False
+        self.fixed_bn = self.folded = False
         self.encoder = ResNetAster(width, use_lstm, lstm_dim)
         self.decoder = AttentionHead(num_classes, self.encoder.out_planes, decoder_dim, attention_dim)
         self.tps = TPS(*TEXT_SIZE, control_points) if use_stn else None
@@ -118,19 +118,19 @@ class Aster(nn.Module):
                                       error_msgs)
 
     def freeze(self):
-        """Make this a fixed judge that lets gradients through to the images; returns self.
+        """Freeze as a critic that lets gradients through to the images; returns self.
 
         No parameter takes a gradient and batch norm uses and keeps its stored statistics, even after `train()` on a
         module that holds this one. RNNs stay in train mode, because cuDNN refuses to go backward through one in eval
-        mode; it changes nothing they compute, there being no dropout.
+        mode; without dropout this changes nothing in what they compute.
         """
-        self.frozen = True
+        self.fixed_bn = True
         return self.requires_grad_(False).train(False)
 
     def requires_grad_(self, requires_grad=True):
         """As of any module; batch norm of a frozen one that takes no gradient is folded into its convolutions, once."""
         super().requires_grad_(requires_grad)
-        self.fold(self.frozen and not requires_grad)
+        self.fold(self.fixed_bn and not requires_grad)
         return self
 
     def fold(self, fixed):
@@ -146,7 +146,7 @@ class Aster(nn.Module):
 
     def train(self, mode=True):
         super().train(mode)
-        if self.frozen:
+        if self.fixed_bn:
             for module in self.modules():
                 module.training = isinstance(module, nn.RNNBase)
         return self
@@ -163,7 +163,7 @@ def alphabet_of(codes):
 
 
 def infer_sizes(shapes):
-    """Arguments of `Aster` from the shapes of a state dict; a size that cannot be told is left at its default."""
+    """Arguments of `Aster` from the shapes of a state dict; a size that does not follow from them keeps its default."""
     sizes = {'use_stn': any(name.startswith(('stn_head.', 'tps.')) for name in shapes),
              'use_lstm': any(name.startswith('encoder.rnn.') for name in shapes)}
     sources = {
@@ -184,7 +184,7 @@ def infer_sizes(shapes):
 
 
 def describe_misfit(found, expected, limit=3):
-    """What parts two dicts of name -> shape, the first few of each kind; an empty string where nothing does."""
+    """How two dicts of name -> shape differ, the first few of each kind; an empty string where they do not."""
     wrong = {
         'missing': [f'{name} {expected[name]}' for name in expected if name not in found],
         'unexpected': [f'{name} {found[name]}' for name in found if name not in expected],

@@ -1,4 +1,4 @@
-"""Encoder: a ResNet that brings the text line down to one row of 25 columns, then a bidirectional LSTM along them."""
+"""Encoder: a ResNet that reduces the text line to one row of 25 columns, then a bidirectional LSTM along them."""
 import torch
 from torch import nn
 

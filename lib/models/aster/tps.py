@@ -15,7 +15,7 @@ def radial_basis(points, centres):
 
 
 class TPS(nn.Module):
-    """Samples an image along the spline that carries fixed points of the output onto given points of the input.
+    """Samples an image along the spline that maps fixed points of the output to given points of the input.
 
     All matrices depend on sizes alone and are buffers, with the names of the released checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Fonts for rendered words: finding them, and telling those that people can read from barcodes, symbols and boxes."""
+"""Fonts for rendered words: finding them, and sorting out barcodes, symbols and boxes."""
 import os
 import re
 import string

@@ -1,4 +1,4 @@
-"""What rendered words say: words of a list in several cases, numbers, prices, codes, addresses, made-up names."""
+"""Labels of rendered words: words of a list in several cases, numbers, prices, codes, addresses, made-up names."""
 import os
 import string
 from functools import partial
@@ -20,7 +20,7 @@ def read_words(path):
 
 
 def make_label(words, rng):
-    """A text as signs have: mostly words, else numbers, prices, codes, addresses, made-up names, random letters."""
+    """A text as found on signs: mostly words, else numbers, prices, codes, addresses, made-up names, random letters."""
     kind = rng.random()
     if kind < 0.66:
         label = change_case(words[rng.integers(len(words))], rng)

@@ -1,4 +1,4 @@
-"""Shapes of rendered words: lettering, outlines, shadows, arcs, waves, perspective, and the crop round them."""
+"""Shapes of rendered words: lettering, outlines, shadows, arcs, waves, perspective, and the crop around them."""
 import math
 
 import numpy as np
@@ -63,7 +63,7 @@ def cast(mask, size, rng):
 
 
 def bend(layers, rng):
-    """The word on an arc or a wave, now and then."""
+    """Bends some words along an arc or a wave."""
     kind = rng.random()
     width, height = layers.size
     if kind > 0.16 or width < 1.5 * height:
@@ -111,7 +111,7 @@ def mesh(layers, size, back, cell=12):
 
 
 def project(layers, rng, crop_height):
-    """Turns, slants and tilts the word and cuts a loose box of `crop_height` round it; uint8 (H, W, 3)."""
+    """Turns, slants and tilts the word and cuts a loose box of `crop_height` around it; uint8 (H, W, 3)."""
     ink = np.asarray(layers.getchannel(min(1, len(layers.getbands()) - 1)))
     cols = np.nonzero(ink.max(0) > 60)[0]
     below = ink[:, cols] > 60

@@ -24,12 +24,12 @@ def render(text, font, rng, height, photos=()):
     Args:
         text: the word, of characters that the font has.
         font: a `fonts.Font`.
-        rng: numpy Generator, the only source of chance.
+        rng: numpy Generator, the only source of randomness.
         height: least height of the crop in pixels; crops are up to 1.5 times as high.
         photos: background photos as RGB images, from `load_photo`.
 
     Returns:
-        PIL image (RGB): a loose crop round the word.
+        PIL image (RGB): a loose crop around the word.
     """
     crop_height = int(height * rng.uniform(1, 1.5))
     layers = bend(letter(text, font, rng, crop_height), rng)
