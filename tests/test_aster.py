@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_decoding import close, random_head, up_to_eos
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.models.aster import Aster, aster_from_state_dict
-from lib.models.aster.attention_head import AttentionHead
 from lib.models.aster.conv_bn import fastest_layout
 from lib.models.aster.resnet_aster import Block
 from lib.trainers import moving_average
 
 DATA = Path(__file__).parent / 'data'
-HALF_WEIGHTS = Path(__file__).parents[2] / 'shared' / 'weights' / 'aster_half.pth'
 SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 'lstm_dim': 12, 'stn_width': 2,
          'stn_dim': 20}
 EOS = 94
@@ -75,15 +74,6 @@ def model():
     state['decoder.decoder.fc.bias'][EOS] += 20
     model.load_state_dict(state)
     return model.freeze()
-
-
-def close(actual, expected, atol):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
-
-
-def up_to_eos(row, eos=EOS):
-    row = row.tolist()
-    return row[:row.index(eos)] if eos in row else row
 
 
 def test_entries_of_the_released_checkpoint(model):
@@ -194,117 +184,6 @@ def test_the_step_of_the_gru_from_embeddings_and_from_gates_is_one():
     symbols = torch.tensor([[0, 5], [11, 12], [3, 3]])
     close(cell.gru_of_embeddings(cell.tgt_embedding.weight[symbols], context, state),
           cell.gru_of_gates(cell.symbols()[symbols], context, state), 1e-5)
-
-
-# ---------------------------------------------------------------- decoding
-
-def random_head(seed, eos_bias):
-    """A decoder that is sure enough for distinct beams and ends its strings after a few to many characters."""
-    torch.manual_seed(seed)
-    head = AttentionHead(num_classes=12, in_planes=10, state_dim=16, attention_dim=8)
-    with torch.no_grad():
-        for name, parameter in head.named_parameters():
-            parameter.mul_(8 if 'fc' in name else 3)
-        head.decoder.fc.bias[head.eos] += eos_bias
-    return head, torch.randn(12, 7, 10)
-
-
-def step_log_probabilities(head, columns, prefix):
-    """log p(next symbol | prefix) by teacher forcing, for one sample."""
-    targets = torch.tensor([[*prefix, 0]])
-    return head(columns[None], targets)[0, -1].log_softmax(0)
-
-
-def plain_beam_search(head, columns, width, max_len):
-    """All max_len steps of one sample, without stopping early; hypotheses are lists of ids."""
-    beams, ended = [((), 0.0)], []
-    for _ in range(max_len):
-        grown = []
-        for ids, score in beams:
-            log_probabilities = step_log_probabilities(head, columns, ids)
-            grown += [((*ids, i), score + p) for i, p in enumerate(log_probabilities.tolist())]
-        grown = sorted(grown, key=lambda beam: -beam[1])[:width]
-        ended += [beam for beam in grown if beam[0][-1] == head.eos]
-        beams = [beam for beam in grown if beam[0][-1] != head.eos]
-    pool = (ended + beams)[:width]  # the earliest to end, then the best unfinished
-    ids, score = max(pool, key=lambda beam: beam[1])
-    return [i for i in ids if i != head.eos], score
-
-
-@pytest.mark.parametrize(('seed', 'eos_bias'), [(0, 2), (1, 5), (2, -3)])
-@torch.no_grad()
-def test_early_stop_equals_full_beam_search(seed, eos_bias):
-    head, columns = random_head(seed, eos_bias)
-    ids, scores = head.beam_search(columns, width=3, max_len=10)
-    for i, one in enumerate(columns):
-        expected_ids, expected_score = plain_beam_search(head, one, width=3, max_len=10)
-        assert up_to_eos(ids[i], head.eos) == expected_ids
-        assert scores[i].item() == pytest.approx(expected_score, abs=1e-3)
-
-
-@torch.no_grad()
-def test_early_stop_equals_full_greedy_search():
-    head, columns = random_head(0, 2)
-    ids, scores = head.greedy(columns, max_len=10)
-    for i, one in enumerate(columns):
-        prefix, score = [], 0.0
-        for _ in range(10):
-            best = step_log_probabilities(head, one, prefix).max(0)
-            prefix.append(best.indices.item())
-            score += best.values.item() if head.eos not in prefix[:-1] else 0
-        assert up_to_eos(ids[i], head.eos) == up_to_eos(torch.tensor(prefix), head.eos)
-        assert scores[i].item() == pytest.approx(score, abs=1e-3)
-
-
-@torch.no_grad()
-def test_beam_of_one_equals_greedy():
-    for seed, eos_bias in ((0, 2), (2, -3)):
-        head, columns = random_head(seed, eos_bias)
-        greedy_ids, greedy_scores = head.greedy(columns, 20)
-        ids, scores = head.beam_search(columns, 1, 20)
-        assert torch.equal(ids, greedy_ids)
-        close(scores, greedy_scores, 1e-4)
-
-
-@torch.no_grad()
-def test_decoding_stops_when_all_have_ended():
-    head, columns = random_head(1, 5)
-    steps = []
-    head.decoder.register_forward_hook(lambda *_: steps.append(1))
-    ids, _ = head.greedy(columns, 100)
-    assert len(steps) == ids.shape[1] < 100
-    assert bool((ids[:, -1] == head.eos).all())
-    steps.clear()
-    head.beam_search(columns, 3, 100)
-    assert len(steps) < 100
-
-
-@torch.no_grad()
-def test_columns_are_projected_once():
-    head, columns = random_head(0, 2)  # some end early and are dropped
-    calls = []
-    head.decoder.attention_unit.xEmbed.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
-    head.greedy(columns, 6)
-    head.beam_search(columns, 4, 6)
-    head(columns, torch.zeros(len(columns), 6, dtype=torch.long))
-    assert calls == [len(columns)] * 3
-
-
-def test_score_is_the_log_probability_of_the_string():
-    head, columns = random_head(1, 5)
-    ids, scores = head.greedy(columns, 30)
-    log_probabilities = head(columns, ids).log_softmax(2).gather(2, ids.unsqueeze(2)).squeeze(2)
-    lengths = (ids != head.eos).sum(1, keepdim=True)
-    used = torch.arange(ids.shape[1]) <= lengths
-    close(scores, (log_probabilities * used).sum(1), 1e-3)
-
-
-def test_decode_refuses_impossible_settings():
-    model = Aster(**SMALL).freeze()
-    images = torch.zeros(1, 3, 64, 256)
-    for settings in ({'beam_width': 0}, {'beam_width': 40}, {'max_len': 0}):
-        with pytest.raises(ValueError, match='beam_width'):
-            model.decode(images, **settings)
 
 
 # ---------------------------------------------------------------- frozen and trained
@@ -469,12 +348,3 @@ def test_other_state_dicts_are_refused_shortly(state):
     with pytest.raises(ValueError, match='not the state dict of an ASTER recognizer') as error:
         aster_from_state_dict(state)
     assert len(str(error.value)) < 600
-
-
-@pytest.mark.skipif(not HALF_WEIGHTS.exists(), reason='the half-width weights are not here')
-def test_half_width_weights_load():
-    state = torch.load(HALF_WEIGHTS, weights_only=True)['state_dict']
-    model = aster_from_state_dict(state).freeze()
-    assert model.encoder.layer5[2].conv2.out_channels == 256
-    ids, scores = model.decode(torch.zeros(2, 3, 64, 256))
-    assert len(ids) == len(scores) == 2

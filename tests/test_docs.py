@@ -25,7 +25,7 @@ from utils import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for path in ROOT.rglob('*.md') if not any(part.startswith('.') for part in path.parts[1:]))
+PAGES = sorted(path for names in ('*.md', 'docs/**/*.md', 'weights/*.md', 'recipes/*.md') for path in ROOT.glob(names))
 PARSERS = {
     'main.py': options.parse_args, 'convert.py': convert.parse_args, 'utils/crop_800k.py': crop_800k.parse_args,
     'utils/create_lmdb.py': create_lmdb.parse_args, 'utils/render_words.py': render_words.parse_args,
@@ -72,7 +72,8 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / 'recipes', 'recipes')
     for name in ('SynthText/gt.mat', 'syntax_crop.odgt', 'syntax_crop_128x32.odgt', 'dataset/lists/train.odgt',
-                 'dataset/lists/val.odgt', 'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png'):
+                 'dataset/lists/val.odgt', 'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png',
+                 'photo.jpg', 'boxes.txt', 'demo_pics/words/gt.txt'):
         Path(name).parent.mkdir(parents=True, exist_ok=True)  # the tools look for their input first
         Path(name).touch()
     Path('digits.txt').write_text('0123456789')
