@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.imaging import degrade, quantize, read_image, recognizer_input, resize, to_tensor
+from lib.datasets.degradation import degrade
+from lib.imaging import quantize, read_image, recognizer_input, resize, to_tensor
 from lib.inference.evaluators import read_words
 from lib.metrics import psnr
 from lib.options import ASTER_PATH
