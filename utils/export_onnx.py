@@ -86,9 +86,11 @@ def load(path, network=None):
 def build(path, network=None, max_len=25):
     """What is exported of a file: the module, names of its input and output, an input to trace it with, metadata."""
     model, network = load(path, network)
-    model.eval().requires_grad_(False)
     if network == 'generator':
+        model.eval().requires_grad_(False)
         return model, ('images_lr', 'images_sr'), torch.rand(2, 3, 8, 32), {'scale': model.scale}
+    for module in model.freeze().modules():  # folds batch norm, and leaves RNNs in train mode
+        module.training = False
     vocabulary = vocabulary_of(model.num_classes, model.alphabet)
     return (GreedyReading(model, max_len).eval(), ('images', 'logits'), torch.rand(2, 3, 32, 128),
             {'characters': vocabulary.characters, 'eos': vocabulary.eos})
