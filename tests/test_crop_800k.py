@@ -246,13 +246,9 @@ def test_an_unwritable_name_does_not_stop_the_run(tmp_path):
     assert [row['skip'] for row in rows(tmp_path / 'out' / 'syntax_crop_skipped.jsonl')] == ['crop cannot be written']
 
 
-def test_two_workers_write_what_one_does_and_no_image_is_opened_twice(tmp_path, words, monkeypatch):
-    opened = []
-    monkeypatch.setattr(synthtext.Image, 'open', lambda path, open=Image.open: opened.append(path) or open(path))
+def test_two_workers_write_what_one_does(tmp_path, words):
     assert main([*words, f'--out_path={tmp_path / "one"}']) == 0
-    assert len(opened) == len(set(opened)) == 150
     assert main([*words, f'--out_path={tmp_path / "two"}', '--workers=2']) == 0
-    assert len(opened) == 150  # the others were opened in the workers
     assert content(tmp_path / 'one') == content(tmp_path / 'two')
     order = [int(row['im_name'].split('_')[1]) for row in rows(tmp_path / 'two' / 'syntax_crop.odgt')]
     assert order == sorted(order) and set(order) == set(range(150))
@@ -385,14 +381,3 @@ def test_the_published_command_runs_as_it_is(tmp_path):
                           env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
     assert done.returncode == 0 and '1 words written' in done.stdout and '1/1' in done.stderr
     assert (tmp_path / rows(tmp_path / 'syntax_crop.odgt')[0]['im_path']).is_file()
-
-
-def test_sample_of_synthtext(tmp_path):
-    sample = SCRIPT.parents[2] / 'shared' / 'data' / 'synthtext_sample'
-    if not sample.is_dir():
-        pytest.skip('the SynthText sample is not here')
-    flags = [f'--gt_path={sample / "gt.mat"}', f'--syntxt_path={sample / "SynthText"}', f'--out_path={tmp_path}']
-    assert main(flags) == 0
-    found = rows(tmp_path / 'syntax_crop.odgt')
-    assert len(found) == 74 and [row['label'] for row in found[:4]] == ['Lines:', 'I', 'lost', 'Kevin']
-    assert (tmp_path / 'syntax_crop_skipped.jsonl').read_text() == ''

@@ -80,6 +80,16 @@ def test_each_loss_alone_has_a_gradient_into_the_generator(build, batch, term):
     assert 'head.0.weight' in changed(trainer.generator, before)
 
 
+@pytest.mark.parametrize('term', TERMS)
+def test_each_loss_alone_is_lowered_by_training(build, batch, term):
+    """The adversarial one too, against a discriminator that stays as it is."""
+    trainer = build({term: 1.0}, lr=3e-3)
+    if term == 'adversarial':
+        trainer.optimizers['discriminator'].step = lambda loss: None
+    losses = [trainer.step(batch)[term] for _ in range(20)]
+    assert losses[-1] < 0.999 * losses[0]
+
+
 def test_the_perceptual_loss_changes_nothing_in_the_recognizer(build, batch):
     trainer = build({'tpl': 1.0})
     before = copy_of(trainer.recognizer)
