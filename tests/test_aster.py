@@ -275,13 +275,13 @@ def test_training_reaches_every_parameter_and_the_statistics():
     assert not torch.equal(mean, model.encoder.layer0[1].running_mean)
 
 
+@torch.no_grad()
 def test_half_precision_is_for_the_convolutions_of_the_encoder_alone(model, golden):
     images, targets = golden['images'][:2].float(), golden['targets'][:2, :12]
-    with torch.no_grad():
-        plain = model.rectify(images), model.encode(images), model.logits(images, targets)
-        with torch.autocast('cpu', torch.bfloat16):
-            half = model.rectify(images), model.encode(images), model.logits(images, targets)
-            read = [model.decode(images, width, max_len=4) for width in (1, 3)]
+    plain = model.rectify(images), model.encode(images), model.logits(images, targets)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = model.rectify(images), model.encode(images), model.logits(images, targets)
+        read = [model.decode(images, width, max_len=4) for width in (1, 3)]
     assert [tensor.dtype for tensor in half] == [torch.float32] * 3
     assert torch.equal(half[0], plain[0])
     assert torch.equal(half[2], model.decoder(half[1], targets))
