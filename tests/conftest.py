@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib.models.aster import Aster
+from lib.models.generator import Generator
 from lib.runtime.checkpoint import save_checkpoint
 
 WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
@@ -78,3 +79,22 @@ def tiny_aster(tmp_path_factory):
     aster.decoder.decoder.fc.bias.data[94] = 5  # EOS; untrained it would write 100 characters
     save_checkpoint(path, {'state_dict': aster.state_dict()})
     return str(path)
+
+
+@pytest.fixture(scope='session')
+def generators(tmp_path_factory):
+    """{scale: path} of untrained generators of a few weights."""
+    folder, paths = tmp_path_factory.mktemp('generators'), {}
+    for scale in (2, 4):
+        torch.manual_seed(scale)
+        paths[scale] = str(folder / f'x{scale}.pth')
+        save_checkpoint(paths[scale], {'state_dict': Generator(scale, 1, 4).state_dict()})
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder for images."""
+    path = tmp_path / 'images'
+    path.mkdir()
+    return path

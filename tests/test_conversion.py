@@ -17,7 +17,7 @@ def test_a_zoom_means_pixels_of_the_original(tmp_path, size):
     image.save(tmp_path / 'a.png')
     corners = boxes.polygon([20, 10, 20, 20])
     converter = Converter({'bicubic': Enlarger(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=size,
-                          words_of=lambda _: [corners])
+                          words_of=lambda *_: [corners])
     job = converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))
     cut = np.asarray(boxes.cut(job.hr, job.words['20,10,20,20'])).astype(int)
     assert (np.abs(cut[2:-2, 2:-2] - [255, 0, 0]) < 60).all()

@@ -21,23 +21,11 @@ from lib.inference.files import output_names
 from lib.inference.flags import parse_args
 from lib.inference.report import save_sheets
 from lib.metrics import psnr
-from lib.models.generator import Generator
 from lib.options import ASTER_PATH
-from lib.runtime.checkpoint import load_aster, save_checkpoint
+from lib.runtime.checkpoint import load_aster
 from lib.vocabulary import vocabulary_of
 
 ROOT = Path(convert.__file__).resolve().parent
-
-
-@pytest.fixture(scope='session')
-def generators(tmp_path_factory):
-    """{scale: path} of untrained generators of a few weights."""
-    folder, paths = tmp_path_factory.mktemp('generators'), {}
-    for scale in (2, 4):
-        torch.manual_seed(scale)
-        paths[scale] = str(folder / f'x{scale}.pth')
-        save_checkpoint(paths[scale], {'state_dict': Generator(scale, 1, 4).state_dict()})
-    return paths
 
 
 @pytest.fixture
@@ -53,14 +41,6 @@ def run(tmp_path, generators, tiny_aster, capsys):
             status = error.code
         return (status, *capsys.readouterr())
     return call
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """An empty folder for images."""
-    path = tmp_path / 'images'
-    path.mkdir()
-    return path
 
 
 def photo(size=(37, 18), seed=0):

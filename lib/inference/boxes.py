@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
+SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
 MARGIN = 0.25  # of a word's height: the surroundings that are enlarged with it, over which it fades into the ground
 
 
@@ -87,6 +88,8 @@ def of_file(path):
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         return of_json(json.loads(text), '') if Path(path).suffix.lower() == '.json' else of_text(text)
+    except OSError as error:
+        raise OSError(f'--boxes {path}: {error.strerror}') from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'--boxes {path}: {error}') from error
 
@@ -94,7 +97,7 @@ def of_file(path):
 class Boxes:
     """The boxes of a file for all images, or of a folder with a file for each: NAME, gt_NAME or res_NAME .txt or .json.
 
-    OSError or ValueError where they cannot be read.
+    OSError or ValueError, which names the flag, where they cannot be read.
     """
 
     def __init__(self, path):
@@ -103,7 +106,7 @@ class Boxes:
         self.found = {os.path.normpath(name) if name else '': boxes for name, boxes in found.items()}
         self.by_base = {os.path.basename(name): boxes for name, boxes in self.found.items()}
 
-    def of(self, name):
+    def of(self, name, _image=None):
         """The polygons of the image with this name (a path below the folder that was given), maybe none."""
         name = Path(name)
         if self.folder:
@@ -162,8 +165,9 @@ def blend(ground, part, shares, corner, margin):
     corners = [(x + margin, y + margin) for x, y in corners]
     draw = ImageDraw.Draw(mask)
     draw.polygon(corners, fill=255)
-    draw.line([*corners, *corners[:2]], fill=255, width=margin, joint='curve')  # margin / 2 to each side, then blurred
-    mask = mask.filter(ImageFilter.BoxBlur(margin / 2))
+    # 0.55 of the margin around the word, then blurred by 0.35: the word keeps its full weight, corners included
+    draw.line([*corners, *corners[:2]], fill=255, width=round(1.1 * margin), joint='curve')
+    mask = mask.filter(ImageFilter.BoxBlur(0.35 * margin))
     ground.paste(part, corner, mask.crop((margin, margin, margin + part.width, margin + part.height)))
 
 

@@ -3,6 +3,7 @@ import torch
 
 from lib.imaging import recognizer_input, to_tensor
 from lib.inference.conversion import Converter
+from lib.inference.detection import Detector
 from lib.inference.enlarging import Enlarger
 from lib.inference.evaluators import read_words
 from lib.runtime.checkpoint import load_aster, load_generator
@@ -55,8 +56,10 @@ def build_converter(args, labels, say):
     enlargers, ground = build_enlargers(args, device)
     read, vocabulary = (None, Vocabulary()) if args.no_read else build_reader(args, device)
 
-    def words_of(name):
-        return args.zoom + (args.words.of(name) if args.words else [])
+    words = Detector() if args.boxes == 'auto' else args.words
+
+    def words_of(name, image):
+        return args.zoom + (words.of(name, image) if words else [])
 
     return Converter(
         enlargers, read, vocabulary, args.folders, args.drawings, ground, args.ds_scale,

@@ -18,7 +18,6 @@ from lib.vocabulary import Vocabulary
 TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name
 MAX_PIXELS = 400_000_000  # of a result: 1.6 GB in memory; 12 megapixels enlarged 4 times are 192 million
 KEPT_PIXELS = 1_000_000  # a larger result is not kept until it is read and drawn, but a reduced one
-SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
 DRAWN = 8  # words of a photograph, at most, in its drawing
 
 
@@ -92,8 +91,8 @@ class Converter:
     enlargers: {method: Enlarger}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
     each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
     Enlarger for photographs in which words are known: only these are enlarged by the methods, and put back into its
-    enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's name ->
-    corners of its words, pixels.
+    enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's name
+    and its RGB picture -> corners of its words, pixels.
     """
 
     enlargers: dict
@@ -107,7 +106,7 @@ class Converter:
     keep_alpha: bool = False
     batch_size: int = 64
     labels: dict = field(default_factory=dict)
-    words_of: callable = lambda name: []
+    words_of: callable = lambda name, image: []
     say: callable = print  # what is told of an image
     done: callable = lambda: None  # called after each image
 
@@ -133,14 +132,15 @@ class Converter:
         alpha = None
         if image.mode == 'RGBA':
             alpha, image = image.getchannel('A').convert('RGB'), image.convert('RGB')
+        whole = image
         images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
                          for part in (image, alpha))
         job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0],
                   label=self.labels.get(path))
-        job.is_scene = min(size) > SCENE
+        job.is_scene = min(size) > boxes.SCENE
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
-        for corners in self.words_of(name):
+        for corners in self.words_of(name, whole):
             shares = boxes.place(corners, *kept)
             text = boxes.text_of(corners)
             if shares is None:

@@ -27,7 +27,7 @@ def parse_args(argv=None):
     photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
                        help='a word, in pixels of the image; may be repeated')
     photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
-                       'x1,y1,x2,y2,... a line, or JSON')
+                       'x1,y1,x2,y2,... a line, or JSON; auto: found here (pip install rapidocr onnxruntime)')
     photo.add_argument('--background', metavar='METHOD', help='enlarges what lies between the words (default: bicubic, '
                        'with --ds_scale: each method enlarges the whole)')
     measure = parser.add_argument_group('measuring')
@@ -52,7 +52,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     try:
         complete(args)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     return args
 
@@ -90,7 +90,7 @@ def complete(args):
         args.background = BICUBIC
     background = method_paths([args.background or BICUBIC], own, '--background')
     (args.background_name, args.background_path), = background.items()
-    args.words = Boxes(args.boxes) if args.boxes else None
+    args.words = Boxes(args.boxes) if args.boxes not in (None, 'auto') else None
 
     args.out_name = None
     args.out_path = args.out_path or ('./' if measured else './enlarged')

@@ -63,7 +63,7 @@ def save_metrics(rows, summary, problems, settings, out_path):
         values = {**dataclasses.asdict(row), 'right': row.correct}  # its name in the file is older
         writer.writerow([plain(values[column]) for column in columns])
     methods = {row['method']: {key: known(row[key]) for key in ('images', 'psnr', 'ssim', 'words', 'accuracy')
-                               if row[key]} for row in summary}
+                               if row[key] is not None} for row in summary}
     content = {**settings, 'methods': methods, 'left_out': problems}
     for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
         with written_beside(Path(out_path) / name) as beside:

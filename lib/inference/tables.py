@@ -27,7 +27,7 @@ def summarize(readings):
         referenced = [member for member in members if member.psnr is not None]
         labelled = [member.correct for member in members if member.correct is not None]
         rows.append({
-            'set': name, 'lr_size': lr_size, 'method': method, 'images': len(members), 'words': len(labelled),
+            'set': name, 'lr_size': lr_size, 'method': method, 'images': len(members), 'words': len(labelled) or None,
             'accuracy': 100 * sum(labelled) / len(labelled) if labelled else None,
             'psnr': finite_mean(member.psnr for member in referenced) if referenced else None,
             'ssim': sum(member.ssim for member in referenced) / len(referenced) if referenced else None,
@@ -45,7 +45,7 @@ def method_table(rows, titles):
     """A markdown table of `summarize`d rows of one set, '' where nothing was measured. titles: of methods."""
     columns = [(title, key, form) for title, key, form in
                (('PSNR (dB)', 'psnr', '.2f'), ('SSIM', 'ssim', '.4f'), ('words', 'words', 'd'),
-                ('accuracy (%)', 'accuracy', '.1f')) if any(row[key] for row in rows)]
+                ('accuracy (%)', 'accuracy', '.1f')) if any(row[key] is not None for row in rows)]
     if not columns:
         return ''
     lines = [[titles.get(row['method'], row['method']),

@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from lib.inference import boxes
+from lib.inference.boxes import Boxes, blend, cut, place, text_of, window
+
+WORD = [(10, 20), (40, 20), (40, 30), (10, 30)]
+SLANTED = [(1, 2), (31, 4), (30, 14), (0, 12)]
+
+
+@pytest.mark.parametrize('line, corners', [
+    ('10,20,30,10', WORD), ('10 20 30 10', WORD), ('10, 20, 30, 10, SALE', WORD), ('10\t20\t30\t10', WORD),
+    ('10,20,30,10,0.98', WORD),  # a score
+    ('10,20,40,20,40,30,10,30', WORD), ('1,2,31,4,30,14,0,12,Joe\'s, since 1905', SLANTED),
+    ('1.0,2.0,31.0,4.0,30.0,14.0,0.0,12.0,1905', SLANTED),  # the string is a number
+    ('0,0,9,0,9,5,5,9,0,5,###', [(0, 0), (9, 0), (9, 5), (5, 9), (0, 5)]),
+    ('-3,0,5,5', [(-3, 0), (2, 0), (2, 5), (-3, 5)]),
+])
+def test_lines_as_detectors_write_them(tmp_path, line, corners):
+    (tmp_path / 'boxes.txt').write_text(f'{line}\n\n')
+    assert Boxes(tmp_path / 'boxes.txt').of('any.jpg') == [corners]
+
+
+@pytest.mark.parametrize('name, content', [
+    ('gt.txt', 'a.jpg\t10,20,30,10\nsub/b.png\t1,2,31,4,30,14,0,12,x\na.jpg\t1,2,31,4,30,14,0,12\n'),
+    ('gt.txt', 'a.jpg 10 20 30 10\nsub/b.png 1 2 31 4 30 14 0 12\na.jpg 1 2 31 4 30 14 0 12\n'),
+    ('paddle.txt', f'a.jpg\t{json.dumps([{"transcription": "x", "points": WORD}, {"points": SLANTED}])}\n'
+                   f'sub/b.png\t{json.dumps([SLANTED])}\n'),
+    ('map.json', json.dumps({'a.jpg': [[10, 20, 30, 10], [n for xy in SLANTED for n in xy]], 'sub/b.png': [SLANTED]})),
+    ('coco.json', json.dumps({'images': [{'id': 5, 'file_name': 'a.jpg'}, {'id': 7, 'file_name': 'sub/b.png'}],
+                              'annotations': [{'id': 1, 'image_id': 5, 'bbox': [10, 20, 30, 10], 'area': 300},
+                                              {'id': 2, 'image_id': 5, 'polygon': SLANTED},
+                                              {'id': 3, 'image_id': 7, 'points': SLANTED}]})),
+])
+def test_files_of_many_images(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    found = Boxes(tmp_path / name)
+    assert found.of('a.jpg') == [WORD, SLANTED] and found.of('sub/b.png') == [SLANTED]
+    assert found.of('elsewhere/b.png') == [SLANTED] and found.of('c.jpg') == []
+
+
+@pytest.mark.parametrize('name, content', [
+    ('res_a.txt', '1,2,31,4,30,14,0,12\n'),  # CRAFT
+    ('gt_a.txt', '1,2,31,4,30,14,0,12,Sale\n'),  # ICDAR
+    ('a.json', json.dumps({'det_polygons': [[n for xy in SLANTED for n in xy]], 'det_scores': [0.9]})),  # MMOCR
+    ('a.json', json.dumps({'imagePath': 'a.jpg', 'shapes': [{'label': 'x', 'points': SLANTED}]})),  # labelme
+])
+def test_folders_with_a_file_for_each_image(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    found = Boxes(tmp_path)
+    assert found.of('a.jpg') == [SLANTED] and found.of('b.jpg') == []
+
+
+@pytest.mark.parametrize('name, content, told', [
+    ('x.txt', '1,2,3,4\n1,2,3\n', 'line 2'), ('x.txt', '1,2,0,4', 'above zero'), ('x.txt', 'no boxes here', 'line 1'),
+    ('x.json', '{', 'x.json'), ('x.json', '{"a.jpg": [[1, 2, 3]]}', 'polygon'),
+])
+def test_what_cannot_be_read_is_named(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=told):
+        Boxes(tmp_path / name)
+
+
+def test_corners_as_text():
+    assert text_of(WORD) == '10,20,30,10' and text_of([(0.5, 1), (2, 1), (2, 3)]) == '0.5,1,2,1,2,3'
+
+
+def test_places_in_and_outside_of_an_image():
+    assert place(WORD, 80, 40) == [(0.125, 0.5), (0.5, 0.5), (0.5, 0.75), (0.125, 0.75)]
+    assert place([(-5, -5), (200, -5), (200, 20), (-5, 20)], 100, 40) == [(0, 0), (1, 0), (1, 0.5), (0, 0.5)]
+    assert place(WORD, 10, 40) is None and place(WORD, 80, 20) is None
+
+
+def test_a_word_is_covered_and_fades_into_the_ground():
+    ground, shares = Image.new('L', (400, 200)), place([(150, 80), (250, 80), (250, 120), (150, 120)], 400, 200)
+    (left, top, right, bottom), margin = window(shares, 400, 200)
+    assert margin == 10 and (left, top, right, bottom) == (140, 70, 260, 130)
+    blend(ground, Image.new('L', (right - left, bottom - top), 200), shares, (left, top), margin)
+    pixels = np.asarray(ground).astype(int)
+    assert (pixels[80:120, 150:250] >= 198).mean() > 0.99 and (pixels[85:115, 155:245] == 200).all()
+    outside = pixels.copy()
+    outside[top:bottom, left:right] = 0
+    assert not outside.any()
+    assert np.abs(np.diff(pixels, axis=0)).max() <= 200 / margin * 1.8, 'an edge is seen'
+    assert np.abs(np.diff(pixels, axis=1)).max() <= 200 / margin * 1.8
+
+
+def test_a_word_at_the_edge_of_a_picture_does_not_fade_there():
+    ground, shares = Image.new('L', (100, 100)), place([(0, 0), (60, 0), (60, 20), (0, 20)], 100, 100)
+    (left, top, right, bottom), margin = window(shares, 100, 100)
+    assert (left, top) == (0, 0)
+    blend(ground, Image.new('L', (right, bottom), 255), shares, (0, 0), margin)
+    assert np.asarray(ground)[:15, :50].min() >= 245
+
+
+def test_a_slanted_word_is_straightened():
+    picture = Image.new('RGB', (200, 200), 'white')
+    corners = [(40, 100), (140, 50), (150, 70), (50, 120)]  # read upwards to the right
+    draw = ImageDraw.Draw(picture)
+    draw.polygon(corners, fill='red')
+    draw.polygon([(40, 100), (90, 75), (100, 95), (50, 120)], fill='blue')  # its left half
+    word = np.asarray(cut(picture, place(corners, 200, 200)))
+    assert word.shape[:2] == (22, 112)
+    assert (word[4:-4, 4:50] == [0, 0, 255]).all(2).mean() > 0.95
+    assert (word[4:-4, 62:-4] == [255, 0, 0]).all(2).mean() > 0.95
+    anticlockwise = [corners[0], *corners[:0:-1]]
+    assert (np.asarray(cut(picture, place(anticlockwise, 200, 200))) == word).all(), 'mirrored'
+
+
+def test_an_upright_word_is_cut_out_pixel_by_pixel():
+    picture = Image.effect_noise((60, 40), 90)
+    assert (np.asarray(cut(picture, place(boxes.polygon([10, 20, 30, 10]), 60, 40)))
+            == np.asarray(picture)[20:30, 10:40]).all()
+    assert cut(picture, place([(59.9, 39.9), (60, 39.9), (60, 40)], 60, 40)).size == (1, 1)

@@ -1,0 +1,236 @@
+"""convert.py without --ds_scale: pictures as arguments, TextSR alone, words of photographs, going on."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, features
+
+import convert
+from lib.imaging import read_image
+from lib.inference import conversion
+from lib.inference.files import find_images
+
+ROOT = Path(convert.__file__).resolve().parent
+
+
+@pytest.fixture
+def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
+    """run(*arguments) in tmp_path -> (exit status, what was printed, what was reported)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        argv = [*map(str, arguments), '--textsr_path', generators[4], '--aster_path', tiny_aster, '--beam_width=1']
+        try:
+            status = convert.main(argv)
+        except SystemExit as error:
+            status = error.code
+        return (status, *capsys.readouterr())
+    return call
+
+
+@pytest.fixture
+def read_as_sale(monkeypatch):
+    """What is read is SALE, and a list of the sizes of what was read."""
+    sizes = []
+
+    def build_reader(args, device):
+        def read(pictures):
+            sizes.extend(picture.size for picture in pictures)
+            return [('SALE', -0.5) for _ in pictures]
+        return read, conversion.Vocabulary()
+
+    monkeypatch.setattr('lib.inference.build.build_reader', build_reader)
+    return sizes
+
+
+def picture(size=(37, 18), seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+
+
+def files(path):
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())
+
+
+def test_a_picture_from_a_folder_with_a_blank_in_its_name(tmp_path):
+    folder = tmp_path / 'my pictures'
+    folder.mkdir()
+    (folder / 'the word.jpg').write_bytes((ROOT / 'demo_pics/words/07_pharmacy.jpg').read_bytes())
+    done = subprocess.run([sys.executable, str(ROOT / 'convert.py'), 'the word.jpg'], cwd=folder, capture_output=True,
+                          text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, 'the word.jpg\tPharmacy\n'), done.stderr
+    assert files(folder) == ['enlarged/the word.png', 'the word.jpg']
+    size = Image.open(folder / 'the word.jpg').size
+    assert Image.open(folder / 'enlarged/the word.png').size == (4 * size[0], 4 * size[1])
+
+
+def test_help_and_wrong_flags_come_before_torch(tmp_path):
+    for flags in (['--help'], ['word.png', '--boxes', 'missing.txt'], [], ['missing.png']):
+        code = ("import sys, convert\ntry:\n    status = convert.main(sys.argv[1:])\nexcept SystemExit as error:\n"
+                "    status = error.code\nprint('torch' in sys.modules, 'numpy' in sys.modules, status)")
+        done = subprocess.run([sys.executable, '-c', code, *flags], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=60, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        assert done.stdout.splitlines()[-1] == f'False False {0 if flags == ["--help"] else 2}', done.stderr
+
+
+def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
+    for name in ('a.png', 'b c.png'):
+        picture().save(tmp_path / name)
+    status, printed, reported = run('b c.png', tmp_path / 'a.png', '-o', 'large')
+    assert (status, printed) == (0, 'b c.png\tSALE\na.png\tSALE\n')
+    assert '2 of 2 images' in reported and files(tmp_path / 'large') == ['a.png', 'b c.png']
+    assert run('-i', 'a.png', '--no_read')[1] == '' and len(read_as_sale) == 2
+    printed = run('a.png', '--methods', 'bicubic', 'textsr', '-o', 'both')[1]
+    assert printed == 'a.png\tbicubic: SALE\tTextSR: SALE\n'
+
+
+def test_methods_choose_what_is_done(run, tmp_path, generators):
+    picture().save(tmp_path / 'a.png')
+    assert run('a.png', '--methods', 'bicubic', f'mine={generators[4]}', '--no_compare')[0] == 0
+    assert files(tmp_path / 'enlarged') == ['bicubic/a.png', 'mine/a.png']
+    assert run('a.png', '--methods', f'mine={generators[2]}', '-o', 'small.png')[0] == 0
+    assert Image.open(tmp_path / 'small.png').size == (74, 36), 'twice, as the file enlarges'
+    assert run('a.png', '--methods', 'bicubic', '-o', 'plain')[0] == 0
+    assert files(tmp_path / 'plain') == ['a.png']
+
+
+@pytest.mark.parametrize('flags, told', [
+    (['a.png', '--methods', 'textsrr'], r'--methods textsrr: give bicubic, .*srgan.*, textsr.* or NAME=FILE'),
+    (['--methods', 'textsr', 'a.png'], 'give an image'), (['a.png', '--methods', 'x=missing.pth'], 'missing.pth'),
+    (['--methods', 'textsr', 'a.png', '-i', 'a.png'], 'images stand before --methods'),
+    (['a.png', '--methods', 'compare=x.pth'], 'compare'), (['a.png', '--methods', 'a/b=x.pth'], 'a/b'),
+    (['a.png', '--methods', 'textsr', 'textsr'], 'another name'), (['a.png', '-o', '.'], 'take the place of an input'),
+    (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
+    (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),
+])
+def test_flags_that_cannot_be(run, tmp_path, flags, told):
+    picture().save(tmp_path / 'a.png')
+    status, printed, reported = run(*flags)
+    assert status == 2 and printed == '' and re.search(told, reported.splitlines()[-1])
+    assert files(tmp_path) == ['a.png']
+
+
+def test_sub_folders_are_kept(run, tmp_path):
+    for name in ('a.png', 'x/a.png', 'x/y/b.jpg', 'x/.hidden/c.png'):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / 'in' / name)
+    for _ in range(2):  # the second time its own results lie in the folder
+        assert run('in', '--recursive', '-o', 'in/large')[0] == 0
+        assert files(tmp_path / 'in/large') == ['a.png', 'x/a.png', 'x/y/b.png']
+    assert run('in', '-o', 'flat')[0] == 0 and files(tmp_path / 'flat') == ['a.png']
+    assert run('in', '--recursive', '-o', 'two', '--methods', 'bicubic', 'textsr')[0] == 0
+    for part in ('bicubic', 'textsr'):
+        assert {f'{part}/a.png', f'{part}/x/a.png', f'{part}/x/y/b.png'} <= set(files(tmp_path / 'two'))
+
+
+def test_transparency_is_kept(run, tmp_path):
+    image = Image.new('RGBA', (40, 20), (0, 255, 0, 0))  # green where nothing is seen of it
+    ImageDraw.Draw(image).rectangle((10, 5, 29, 14), fill=(200, 0, 0, 255))
+    image.save(tmp_path / 'a.png')
+    image.quantize(8).save(tmp_path / 'palette.png')
+    image.putalpha(255)
+    image.save(tmp_path / 'opaque.png')
+    assert run('a.png', 'palette.png', 'opaque.png', '--methods', 'bicubic')[0] == 0
+    for name in ('a', 'palette'):
+        result = Image.open(tmp_path / f'enlarged/{name}.png')
+        assert (result.mode, result.size) == ('RGBA', (160, 80))
+        pixels = np.asarray(result).astype(int)
+        assert (pixels[..., 3] > 250).sum() == pytest.approx(80 * 40, rel=0.2) and pixels[:10, :, 3].max() == 0
+        assert np.abs(pixels[..., :3] - [200, 0, 0]).max() < 12, 'the colour of what is clear is seen at the edges'
+    assert Image.open(tmp_path / 'enlarged/opaque.png').mode == 'RGB'
+    assert run('a.png', '--ds_scale=1', '--methods', 'bicubic', '-o', 'measured')[0] == 0
+    assert Image.open(tmp_path / 'measured/bicubic/a.png').mode == 'RGB', 'measured on white, as ever'
+
+
+def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
+    picture((400, 300)).save(tmp_path / 'a.png')
+    status, printed, _ = run('a.png')
+    assert (status, printed, read_as_sale) == (0, '', [])
+    assert Image.open(tmp_path / 'enlarged/a.png').size == (1600, 1200)
+    picture((400, 100)).save(tmp_path / 'a.png')
+    assert run('a.png')[1] == 'a.png\tSALE\n', 'a word, however large'
+
+
+def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sale):
+    picture((400, 300)).save(tmp_path / 'a.png')
+    (tmp_path / 'boxes.txt').write_text('a.png\t200,150,60,20\nb.png\t0,0,9,9\n')
+    status, printed, reported = run('a.png', '--zoom', '40,30,80,20', '--boxes', 'boxes.txt', '--zoom', '999,0,5,5')
+    assert status == 0 and printed == 'a.png\t40,30,80,20\tSALE\na.png\t200,150,60,20\tSALE\n'
+    assert read_as_sale == [(320, 80), (240, 80)] and '999,0,5,5 lies outside' in reported
+    assert run('a.png', '-o', 'ground', '--methods', 'bicubic')[0] == 0
+    assert run('a.png', '-o', 'whole')[0] == 0
+    result, ground, whole = (np.asarray(read_image(tmp_path / folder / 'a.png')).astype(int)
+                             for folder in ('enlarged', 'ground', 'whole'))
+    untouched = np.ones(result.shape[:2], dtype=bool)
+    for x, y, width, height in ((40, 30, 80, 20), (200, 150, 60, 20)):
+        untouched[4 * (y - 5):4 * (y + height + 5), 4 * (x - 5):4 * (x + width + 5)] = False
+        inner = (slice(4 * y, 4 * (y + height)), slice(4 * x, 4 * (x + width)))
+        assert np.abs(result[inner] - whole[inner]).mean() < 0.2 * np.abs(ground[inner] - whole[inner]).mean()
+    assert (result == ground)[untouched].all()
+    assert run('a.png', '--zoom', '40,30,80,20', '--background', 'textsr', '-o', 'own')[0] == 0
+    assert np.abs(np.asarray(read_image(tmp_path / 'own/a.png')) - whole).max() <= 1
+
+
+def test_going_on_leaves_out_what_is_there(run, tmp_path, monkeypatch):
+    (tmp_path / 'in').mkdir()
+    for number in range(4):
+        picture(seed=number).save(tmp_path / f'in/{number}.png')
+    (tmp_path / 'gt.txt').write_text(''.join(f'in/{number}.png\tx\n' for number in range(4)))
+    flags = ['in', '--methods', 'bicubic', 'textsr', '--labels', 'gt.txt', '--batch_size', '1', '--skip_existing']
+    real = conversion.Converter.convert
+
+    def interrupted(self, jobs):
+        if jobs[0].path.name == '2.png':
+            raise KeyboardInterrupt
+        return real(self, jobs)
+
+    monkeypatch.setattr(conversion.Converter, 'convert', interrupted)
+    assert run(*flags)[0] == 130
+    first = (tmp_path / 'enlarged/textsr/0.png').stat()
+    monkeypatch.setattr(conversion.Converter, 'convert', real)
+    status, _, reported = run(*flags)
+    assert status == 0 and '2 of 4 images have their results already' in reported and '2 of 2 images' in reported
+    assert (tmp_path / 'enlarged/textsr/0.png').stat().st_mtime_ns == first.st_mtime_ns
+    summary = json.loads((tmp_path / 'enlarged/metrics.json').read_text())
+    assert summary['methods']['textsr'] == {'images': 4, 'words': 4, 'accuracy': 0.0}
+    lines = (tmp_path / 'enlarged/metrics.tsv').read_text().splitlines()
+    assert len(lines) == 1 + 2 * 4 and len({line.count('\t') for line in lines}) == 1
+    assert all(f'"{number}.png"' in (tmp_path / 'enlarged/compare/index.html').read_text() for number in range(4))
+    (tmp_path / 'enlarged/compare/3.png').unlink()
+    assert '3 of 4 images have their results already' in run(*flags)[2]
+
+
+@pytest.mark.skipif('avif' not in features.get_supported(), reason='this Pillow has no AVIF')
+def test_avif(run, tmp_path):
+    picture().save(tmp_path / 'a.avif')
+    assert [str(name) for _, name in find_images([tmp_path])[0]] == ['a.avif']
+    assert run(tmp_path)[0] == 0 and files(tmp_path / 'enlarged') == ['a.png']
+
+
+def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
+    for name in ('a.png', '50% "süß" <script>.png'):
+        picture().save(tmp_path / name)
+    picture((300, 220)).save(tmp_path / 'photo.png')
+    (tmp_path / 'gt.txt').write_text('a.png\tSOLE\n')
+    assert run('a.png', '50% "süß" <script>.png', 'photo.png', '--zoom', '20,20,60,20', '--labels', 'gt.txt',
+               '--methods', 'bicubic', 'textsr')[0] == 0
+    page = (tmp_path / 'enlarged/compare/index.html').read_text(encoding='utf-8')
+    assert not re.search(r'(src|href)=|https?:|@import|url\(', page), 'something is fetched'
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    assert data['methods'] == {'bicubic': 'bicubic', 'textsr': 'TextSR'}
+    first, strange, photo = data['images']
+    assert (first['label'], first['width'], first['height']) == ('SOLE', 148, 72)
+    version = first['versions']['textsr']
+    assert version['string'] == [['S', True], ['A', False], ['LE', True]] and version['errors'] == 1
+    from urllib.parse import unquote
+    for image in data['images']:
+        for version in image['versions'].values():
+            assert (tmp_path / 'enlarged/compare' / unquote(version['src'])).is_file()
+    assert strange['name'] == '50% "süß" <script>.png' and page.count('<script>') == 1
+    assert photo['versions']['textsr']['string'] is None
+    assert photo['words'] == [{'box': '20,20,60,20', 'strings': {name: [['SALE', True]] for name in data['methods']}}]
