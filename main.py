@@ -36,10 +36,12 @@ def main(argv=None):
         args.amp = distributed.pick_amp(args.amp, device)
         seed_everything(args.seed, args.deterministic)
         state = build.read_resumed(args)
+        build.check_folder(args.logs_dir)
+        recognizer, vocabulary = build.build_recognizer(args, device)
         if args.demo:
+            build.check_networks(args)
             render_words()
         build.check_sets(args)
-        recognizer, vocabulary = build.build_recognizer(args, device)
         evaluation = build.build_evaluation(args, recognizer, vocabulary, device)
         methods = build.build_methods(args, device) if args.test else train(args, evaluation, state)
         if args.test_sets:
@@ -73,7 +75,7 @@ def train(args, evaluation, state=None):
     if state:
         build.resume(args, run, state, sampler)
     progress, log = run.progress, run.log
-    resumed_here = bool(state) and Path(args.resume).resolve().parent == Path(args.logs_dir).resolve()
+    resumed_here = bool(state) and os.path.dirname(os.path.realpath(args.resume)) == os.path.realpath(args.logs_dir)
     log.start(progress.epoch, progress.iteration, resumed_here)
     records = samples.records
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '

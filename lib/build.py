@@ -1,4 +1,5 @@
 """Networks, trainer, data and methods from the flags of main.py; the modules below never see a flag."""
+import os
 from pathlib import Path
 
 import torch
@@ -18,6 +19,22 @@ from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
 from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
+
+
+def check_folder(folder):
+    """OSError where nothing could be saved in --logs_dir, which would be found out after the work."""
+    path = Path(folder).absolute()
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise OSError(f'--logs_dir {folder}: {nearest} is no folder that can be written to')
+
+
+def check_networks(args):
+    """Load what a training run needs besides the recognizer: OSError or ValueError where it cannot be had."""
+    if args.generator_path:
+        load_generator(args.generator_path)
+    if args.weights['vgg'] > 0:
+        VGGLoss()
 
 
 def check_sets(args):
@@ -176,6 +193,9 @@ def read_resumed(args):
             return None
     args.resume = str(path)
     state = load_checkpoint(path)
+    if 'state_dict' in state:
+        raise ValueError(f'--resume {path}: exported weights, no training run that could go on; start from them with '
+                         f'{"--aster_path" if args.arch == "aster" else "--generator_path"}')
     if state.get('arch') != args.arch or 'progress' not in state:
         kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
         raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')

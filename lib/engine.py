@@ -221,5 +221,5 @@ def test(evaluation, sets, sizes_lr, methods, folder, below=None):
         counted = ', case and symbols counted,' if evaluation.vocabulary.case_sensitive else ','
         text = markdown(rows, [name for name, _ in sets],
                         f'Word accuracy (%){counted} by size of the low-resolution image')
+        print(text, flush=True)  # before it is saved: the disk may be full
         save_tables(Path(folder), rows, readings, text)
-        print(text)

@@ -1,6 +1,7 @@
 """The flags of main.py, and the checks that need nothing but the flags."""
 import argparse
 import math
+import os
 import shlex
 from pathlib import Path
 
@@ -173,6 +174,8 @@ def parse_args(argv=None):
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
             '--arch aster trains the recognizer alone: --finetune_aster and --generator_path do not go with it')
+    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn,
+            '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
     require(args.aster_path != 'none' or args.arch == 'aster', '--aster_path none: only with --arch aster')
@@ -190,7 +193,7 @@ def parse_args(argv=None):
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
     require(not args.weights['vgg'] or min(args.width, args.height) >= 16,
             '--vgg_weight: VGG halves an image four times, so --width and --height must be at least 16')
-    args.val_sets = [(Path(path).resolve().name, path) for path in args.val_data_dir or ()]
+    args.val_sets = [(set_name(path), path) for path in args.val_data_dir or ()]
     args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
     for flag, sets in (('val', args.val_sets), ('test', args.test_sets)):
         names = [name for name, _ in sets]
@@ -222,6 +225,11 @@ def parse_size(text, parser, flag):
 
 
 def parse_set(entry):
-    """'NAME=PATH', 'NAME=' or 'PATH' -> (name, path or None)."""
+    """'NAME=PATH', 'NAME=' or 'PATH' -> (name, path or None). A folder that exists is a PATH, with = in it or not."""
     name, equals, path = entry.partition('=')
-    return (name, path or None) if equals else (Path(entry).resolve().name, entry)
+    return (set_name(entry), entry) if not equals or Path(entry).is_dir() else (name, path or None)
+
+
+def set_name(path):
+    """The name of a folder, also where it is given as '.'; Path.resolve would raise at a loop of links."""
+    return os.path.basename(os.path.realpath(path))

@@ -84,8 +84,9 @@ class Vocabulary:
         return ''.join(filter(is_letter, word.lower()))
 
     def same(self, string, label):
-        """Whether a word counts as read."""
-        return self.normalize(string) == self.normalize(label)
+        """Whether a word counts as read; None where nothing of its label counts: any reading without would be right."""
+        expected = self.normalize(label)
+        return self.normalize(string) == expected if expected else None
 
 
 def read_vocabulary(voc_type):

@@ -34,6 +34,10 @@ def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / 'out.pth'), '--network', 'recognizer']) == 2
     assert 'no recognizer of main.py in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()
     assert main([str(tmp_path / 'none.pth'), str(tmp_path / 'out.pth')]) == 2
+    capsys.readouterr()
+    save_checkpoint(tmp_path / 'bare.pth', Generator(4, 16, 4).state_dict())
+    assert main([str(tmp_path / 'bare.pth'), str(tmp_path / 'out.pth')]) == 2
+    assert 'no generator' in (line := capsys.readouterr().err) and ' more' in line and len(line) < 500
 
 
 def test_half_precision_does_not_move_what_the_recognizer_sees(tmp_path):

@@ -98,6 +98,14 @@ def test_sets_and_sizes():
     assert args.lr_sizes == [(8, 32), (5, 20)]
 
 
+def test_folders_with_an_equals_sign_and_links_that_go_round(tmp_path):
+    folder, loop = tmp_path / 'size=128' / 'svt', tmp_path / 'loop'
+    folder.mkdir(parents=True)
+    loop.symlink_to(loop)
+    args = parse_args(['--test', '--test_data_dir', str(folder), f'own={folder}', str(loop)])
+    assert args.test_sets == [('svt', str(folder)), ('own', str(folder)), ('loop', str(loop))]
+
+
 # ---------------------------------------------------------------------------- flags that a file or folder contradicts
 
 @pytest.fixture
@@ -134,6 +142,51 @@ def test_logs_dir_that_is_a_file(run, tmp_path):
     (tmp_path / 'file').write_text('mine')
     assert refused(run('--logs_dir', tmp_path / 'file'), 'file')
     assert (tmp_path / 'file').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('line', ['epoch 1 loss 3.2', '{"step": 3}', '[1]', '{"epoch": "one"}', '\xff'])
+def test_logs_dir_with_the_log_of_another_program(run, tmp_path, line):
+    (tmp_path / 'logs').mkdir()
+    (tmp_path / 'logs' / 'log.txt').write_bytes(line.encode('latin-1') + b'\n')
+    assert refused(run(), f'{tmp_path}/logs/log.txt: line 1 is no entry of a log of main.py')
+    assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['log.txt']
+
+
+def test_a_log_without_its_checkpoint_is_kept(run, tmp_path):
+    assert run('--arch', 'srresnet') == (0, [])
+    (tmp_path / 'logs' / 'last.pth').unlink()
+    before = (tmp_path / 'logs' / 'log.txt').read_bytes()
+    assert run('--arch', 'srresnet') == (0, [])
+    assert (tmp_path / 'logs' / 'earlier-1' / 'log.txt').read_bytes() == before
+
+
+def test_what_a_demo_needs_is_looked_for_before_it_renders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    for more in (['--aster_path', 'no.pth'], ['--generator_path', 'no.pth'], ['--logs_dir', 'file/logs']):
+        assert main.main(['--device', 'cpu', *more]) == 2
+        assert more[1] in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_vgg_weights_that_cannot_be_had(run, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    for name in ('http_proxy', 'https_proxy', 'HTTPS_PROXY'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    place = tmp_path / 'home' / 'hub' / 'checkpoints' / 'vgg19-'
+    assert refused(run('--vgg_weight', '1e-3', '--height', '32', '--width', '32'), 'put http', f'at {place}',
+                   '--vgg_weight')
+
+
+def test_exported_weights_are_no_run(run, tmp_path):
+    save_checkpoint(tmp_path / 'textsr.pth', {'state_dict': {}, 'arch': 'textsr', 'iteration': 3})
+    assert refused(run('--resume', tmp_path / 'textsr.pth'), 'exported weights', 'from them with --generator_path')
+    assert refused(run('--resume', tmp_path / 'textsr.pth', '--arch', 'aster'), 'from them with --aster_path')
+
+
+def test_one_word_is_no_batch_for_the_recognizer(run, capsys):
+    with pytest.raises(SystemExit):
+        run('--arch', 'aster', '--batch_size', '1')
+    assert '--batch_size 1: the batch norm of --arch aster needs at least 2' in capsys.readouterr().err
 
 
 def test_vocabulary_against_the_recognizer(run, tmp_path, tiny_aster):

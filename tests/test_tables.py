@@ -25,6 +25,15 @@ def test_summary_by_set_and_pooled():
     assert combined['ssim'] == pytest.approx(0.625)
 
 
+def test_labels_without_a_letter_or_digit_are_counted_apart():
+    rows = summarize([*READINGS, READINGS[0]._replace(label='&', string='', correct=None)])
+    assert [row(rows, 'ic13', 'none')[key] for key in ('images', 'words', 'accuracy')] == [4, 3, pytest.approx(200 / 3)]
+    text = markdown(rows, ['ic13', 'svt'])
+    assert '| ic13 | 3 | none | 66.7 |' in text and 'ic13: 1 more without a letter or digit' in text
+    alone = [READINGS[0]._replace(label='&', string='', correct=None)]
+    assert summarize(alone)[0]['accuracy'] is None and '| ic13 | 0 | none | - |' in markdown(summarize(alone))
+
+
 def test_one_set_needs_no_combined_row():
     assert {row['set'] for row in summarize(READINGS[:3])} == {'ic13'}
 

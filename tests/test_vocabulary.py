@@ -73,7 +73,7 @@ def test_files_without_an_alphabet_are_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(('alphabet', 'string', 'label', 'same'), [
-    (None, "It's", 'ITS!', True), (None, "It's", 'lts', False),
+    (None, '!', '?!', None), (None, '', '\u5b57', None), (None, "It's", 'ITS!', True), (None, "It's", 'lts', False),
     ('\u03b1\u03b2', '\u03b1\u03b2', '\u0391\u03b2!', True), ('\u03b1\u03b2', '\u03b1', '\u03b1\u03b2', False),
     ('\u03b1\u03b2', '', '\u0436', False),  # what the alphabet lacks counts as not read
     ('0123456789', '12', 'A12', False), ('0123456789', '12', '1.2', True),

@@ -36,7 +36,9 @@ def export(checkpoint, network=None, dtype=None):
     network = network or trained
     weights = checkpoint.get(network, checkpoint.get('state_dict') if network == trained else None)
     if weights is None or 'arch' not in checkpoint:
-        raise ValueError(f'no {network} of main.py in it; it holds {", ".join(map(str, checkpoint))}')
+        names = list(map(str, checkpoint))
+        raise ValueError(f'no {network} of main.py in it; it holds {", ".join(names[:6])}'
+                         + (f' and {len(names) - 6} more' if len(names) > 6 else ''))
     iteration = checkpoint['progress']['iteration'] if 'progress' in checkpoint else checkpoint.get('iteration')
     state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
                   else value for name, value in weights.items()}

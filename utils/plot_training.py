@@ -37,10 +37,10 @@ def read_curve(logs_dir, metric):
     try:
         arch = json.loads((Path(logs_dir) / 'args.json').read_text())['arch']
         entries = [json.loads(line) for line in (Path(logs_dir) / 'log.txt').read_text().splitlines()]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        curves = [[(entry['iteration'], entry[f'{method}/{metric}']) for entry in entries
+                   if f'{method}/{metric}' in entry] for method in ('none' if arch == 'aster' else arch, 'bicubic')]
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{logs_dir}: not the folder of a run of main.py ({error})') from error
-    curves = [[(entry['iteration'], entry[f'{method}/{metric}']) for entry in entries if f'{method}/{metric}' in entry]
-              for method in ('none' if arch == 'aster' else arch, 'bicubic')]
     if not curves[0]:
         raise ValueError(f'{logs_dir}: its log has no {metric} of {arch}; was it trained without --val_data_dir?')
     return curves

@@ -1,5 +1,5 @@
 """Testing: every word enlarged by every method and read; all tables come from the list of readings."""
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from tqdm import tqdm
@@ -25,7 +25,7 @@ class Reading(NamedTuple):
     score: float
     psnr: float = None
     ssim: float = None
-    correct: bool = False
+    correct: Optional[bool] = None  # see `Vocabulary.same`
 
 
 def size_name(size):

@@ -10,8 +10,8 @@ COMBINED = 'combined'
 
 
 def summarize(readings):
-    """One dict a set, LR size and method: images, words (those with a label), their accuracy in %, mean psnr in dB and
-    ssim; None where there is no label or no reference.
+    """One dict a set, LR size and method: images, words (those with a label of which something counts), their accuracy
+    in %, mean psnr in dB and ssim; None where there is no label or no reference.
 
     With several sets, rows 'combined' pool the words of all, so that a set counts by its size.
     """
@@ -77,12 +77,16 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
                     break
         return f'{heading}\n\n{rules(["set", "words", "method", *columns], "-r-" + "r" * len(columns), lines)}'
 
-    tables = [table(title, sizes, lambda row: f'{row["accuracy"]:.1f}' if row else '-')]
+    tables = [table(title, sizes, lambda row: f'{row["accuracy"]:.1f}' if row and row['words'] else '-')]
     measured = list(dict.fromkeys(row['lr_size'] for row in rows if row['psnr'] is not None))
     if measured:
         tables.append(table('PSNR (dB) / SSIM against the high-resolution image', measured,
                             lambda row: f'{row["psnr"]:.2f} / {row["ssim"]:.4f}'
                             if row and row['psnr'] is not None else '-'))
+    apart = {name: max((row['images'] - row['words'] for row in rows if row['set'] == name), default=0)
+             for name in names if name != COMBINED}
+    tables += [f'{name}: {count} more without a letter or digit in the label, for which no reading is right or wrong'
+               for name, count in apart.items() if count]
     return '\n\n'.join(tables)
 
 
@@ -101,4 +105,4 @@ def save_tables(folder, rows, readings, text):
                 'predictions.tsv': '\n'.join(lines) + '\n'}
     for name, content in contents.items():
         with written_beside(Path(folder) / name) as partial:
-            partial.write_text(content, encoding='utf-8')
+            partial.write_text(content, encoding='utf-8', errors='backslashreplace')  # names need not be text

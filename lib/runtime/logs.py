@@ -52,13 +52,15 @@ class RunLog:
     def start(self, epoch, iteration, resumed=False):
         """Open the log. `resumed` in its folder: entries from `epoch` on, which will be written again, are dropped.
 
-        Otherwise a run that is already in the folder is moved to earlier-1, earlier-2, ... in it.
+        Otherwise a run that is already in the folder is moved to earlier-1, earlier-2, ... in it. ValueError where
+        log.txt there is of another program.
         """
         if not self.enabled:
             return
+        kept = self._entries_before(epoch)
         if not resumed:
             self._set_aside()
-        kept = [line for line in self._lines() if json.loads(line)['epoch'] < epoch]
+            kept = []
         self._write('log.txt', ''.join(kept))
         self._write('args.json', json.dumps(vars(self.args), indent=1, sort_keys=True) + '\n')
         for leftover in self.folder.glob('.*.partial'):
@@ -67,7 +69,7 @@ class RunLog:
 
     def _set_aside(self):
         """The checkpoint is moved last: if this is interrupted, the next run moves the rest."""
-        if not (self.folder / 'last.pth').exists():
+        if not any((self.folder / name).exists() for name in ('last.pth', 'log.txt')):
             return
         number = next(n for n in range(1, 10 ** 6) if not (self.folder / f'earlier-{n}').exists())
         (self.folder / f'earlier-{number}').mkdir()
@@ -77,9 +79,21 @@ class RunLog:
         self.message(f'the run that was in {self.folder} is in {self.folder / f"earlier-{number}"} now; '
                      '--resume would have gone on with it')
 
+    def _entries_before(self, epoch):
+        """The lines of log.txt of earlier epochs."""
+        kept = []
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                if json.loads(line)['epoch'] < epoch:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f'{self.folder / "log.txt"}: line {number} is no entry of a log of main.py; move the '
+                                 'file away or choose another --logs_dir') from None
+        return kept
+
     def _lines(self):
         path = self.folder / 'log.txt'
-        return path.read_text(encoding='utf-8').splitlines(keepends=True) if path.exists() else []
+        return path.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True) if path.exists() else []
 
     def _write(self, name, text):
         with written_beside(self.folder / name) as partial:
