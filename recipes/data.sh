@@ -1,8 +1,9 @@
 #!/bin/sh
 # The words that the shipped models are trained and validated on, into ./dataset.
 #
-# Needs, as folders of images with a gt.txt in ./real, the training sets of IIIT5K, SVT, ICDAR 2015 and ICDAR 2003 and
-# the high-resolution pictures of TextZoom's train2, and the test sets, whose words are kept out.
+# Needs, as folders of images with a gt.txt in ./real, the training sets of IIIT5K, SVT, ICDAR 2015 and ICDAR 2003,
+# the high-resolution pictures of TextZoom's train2, words of COCO-Text, of born-digital pictures (ICDAR 2013), of
+# WildReceipt and of SROIE, and the test sets, whose words are kept out.
 # Fonts and photographs come from Debian; without them the renderer takes what the machine has:
 #   xargs apt-get install -y --no-install-recommends plasma-workspace-wallpapers lomiri-wallpapers-16.04 \
 #     lomiri-wallpapers-20.04 < lib/wordsets/rendering/font_packages.txt
@@ -16,6 +17,8 @@ render --out ./dataset/words_60k --count 60000 --seed 8 --font_split train
 render --out ./dataset/words_200k --count 200000 --seed 9 --font_split train
 render --out ./dataset/words_100k --count 100000 --seed 10 --font_split train
 render --out ./dataset/words_120k --count 120000 --seed 11 --font_split train
+render --out ./dataset/words_s21 --count 100000 --seed 21 --font_split train
+render --out ./dataset/words_s22 --count 120000 --seed 22 --font_split train
 render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
 render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
 
@@ -24,3 +27,10 @@ python3 -m utils.split_words --out ./dataset/lists \
     --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
 python3 utils/create_lmdb.py --input ./dataset/lists/train.odgt --output ./dataset/real_train
 python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val
+
+# What the recognizer is trained further on besides: born-digital words, receipts, and words of COCO-Text.
+python3 -m utils.split_words --out ./dataset/lists_new \
+    --input ./real/cocotext_train ./real/borndigital_train ./real/wildreceipt_train ./real/sroie_train \
+    --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
+python3 utils/create_lmdb.py --input ./dataset/lists_new/train.odgt --output ./dataset/real_train_new
+python3 utils/create_lmdb.py --input ./dataset/lists_new/val.odgt --output ./dataset/real_val_new

@@ -72,8 +72,9 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / 'recipes', 'recipes')
     for name in ('SynthText/gt.mat', 'syntax_crop.odgt', 'syntax_crop_128x32.odgt', 'dataset/lists/train.odgt',
-                 'dataset/lists/val.odgt', 'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png',
-                 'photo.jpg', 'boxes.txt', 'demo_pics/words/gt.txt'):
+                 'dataset/lists/val.odgt', 'dataset/lists_new/train.odgt', 'dataset/lists_new/val.odgt',
+                 'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png', 'photo.jpg', 'boxes.txt',
+                 'demo_pics/words/gt.txt'):
         Path(name).parent.mkdir(parents=True, exist_ok=True)  # the tools look for their input first
         Path(name).touch()
     Path('digits.txt').write_text('0123456789')
