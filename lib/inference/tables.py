@@ -68,7 +68,7 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
     def table(heading, columns, rendered):
         lines = []
         for name in names:
-            words = next((str(row['words']) for row in rows if row['set'] == name), '-')
+            words = next((str(row['words'] or 0) for row in rows if row['set'] == name), '-')
             for method in methods:
                 values = [rendered(cells.get((name, method, size))) for size in columns]
                 if words == '-' or any(value != '-' for value in values):
@@ -83,7 +83,7 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
         tables.append(table('PSNR (dB) / SSIM against the high-resolution image', measured,
                             lambda row: f'{row["psnr"]:.2f} / {row["ssim"]:.4f}'
                             if row and row['psnr'] is not None else '-'))
-    apart = {name: max((row['images'] - row['words'] for row in rows if row['set'] == name), default=0)
+    apart = {name: max((row['images'] - (row['words'] or 0) for row in rows if row['set'] == name), default=0)
              for name in names if name != COMBINED}
     tables += [f'{name}: {count} more without a letter or digit in the label, for which no reading is right or wrong'
                for name, count in apart.items() if count]
