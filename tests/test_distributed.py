@@ -22,6 +22,12 @@ SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', 
          '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']
 
 
+# Processes are forked from one that has imported main.py and computed nothing: a fork of one whose autograd has run in
+# several threads cannot run it again.
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['main'])
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -31,6 +37,7 @@ def free_port():
 def _process(function, arguments, rank, port, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     status = 1
+    torch.set_num_threads(1)  # as conftest.py sets it
     with open(folder / f'rank{rank}.txt', 'w') as sys.stdout:
         sys.stderr = sys.stdout
         try:
@@ -38,19 +45,18 @@ def _process(function, arguments, rank, port, folder):
             status = 0
         except Exception:
             traceback.print_exc()
-    os._exit(status)  # not pytest's way out, of which this is a fork
+    os._exit(status)
 
 
 def in_two_processes(folder, function, *arguments):
     """What `function` returns in each of two processes; `dist` is for it to join."""
     folder.mkdir(exist_ok=True)
     port = free_port()
-    context = multiprocessing.get_context('fork')
-    processes = [context.Process(target=_process, args=(function, arguments, rank, port, folder)) for rank in range(2)]
+    processes = [CONTEXT.Process(target=_process, args=(function, arguments, rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(90)
+        process.join(300)
         if process.is_alive():
             process.kill()
     texts = [(folder / f'rank{rank}.txt').read_text() for rank in range(2)]
