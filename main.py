@@ -32,7 +32,8 @@ def main(argv=None):
     """Run; returns the exit status: 0, 1 where nothing came out, 2 for bad input, 130 or 143 after a signal."""
     args = parse_args(argv)
     try:
-        device = distributed.setup(distributed.pick_device(args.device))
+        device = distributed.pick_device(args.device)
+        distributed.setup(device)
         args.amp = distributed.pick_amp(args.amp, device)
         seed_everything(args.seed, args.deterministic)
         state = build.read_resumed(args)
@@ -87,20 +88,21 @@ def train(args, evaluation, state=None):
     if 'recognizer' in trainer.networks:
         evaluation.recognizer = trainer.network('recognizer')  # its moving average, where there is one
     size_lr = (args.height // args.ds_scale, args.width // args.ds_scale)
+    log_every = args.log_every or (10 if device.type == 'cuda' else 1)
 
     with Interruption() as interruption:
         while progress.iteration < total_steps or progress.samples_seen:
             started = time.time()
             sampler.set_epoch(progress.epoch, progress.samples_seen)
-            loader = build.build_loader(args, samples, sampler, device)
-            engine.train_one_epoch(run, loader, total_steps, args.save_every, interruption)
+            loader = build.build_loader(args, samples, sampler, vocabulary, device)
+            engine.train_one_epoch(run, loader, total_steps, args.save_every, interruption, log_every)
             if not progress.sums:
                 raise engine.NoReadableSamples(
                     f'{", ".join(args.train_data_dir)}: not one word of the epoch could be read')
             run.save()
             entry = progress.entry()
             if args.amp == 'fp16':
-                entry['skipped'] = sum(optimizer.skipped for optimizer in trainer.optimizers.values())
+                entry['skipped'] = sum(int(optimizer.skipped) for optimizer in trainer.optimizers.values())
             if args.val_sets:
                 with interruption.at_once():
                     entry.update(engine.validate(evaluation, args.val_sets, size_lr, methods, log, progress.iteration))
@@ -111,7 +113,7 @@ def train(args, evaluation, state=None):
                 run.save('best.pth')
             log.epoch(entry, seconds=time.time() - started)
             run.save()
-            if distributed.any_process(interruption.signal, device):
+            if distributed.any_process(interruption.signal):
                 raise Interrupted(interruption.signal or signal.SIGTERM)
     log.message(f'done: {Path(args.logs_dir) / "last.pth"}' + (plotting(args.logs_dir) if args.val_sets else ''))
     return methods

@@ -1,5 +1,6 @@
 """Networks, trainer, data and methods from the flags of main.py; the modules below never see a flag."""
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -144,11 +145,12 @@ def build_samples(args, vocabulary):
     return samples, sampler
 
 
-def build_loader(args, samples, sampler, device):
+def build_loader(args, samples, sampler, vocabulary, device):
     """Batches of what is left of the sampler's epoch."""
     # a generator of its own: a resumed run starts one loader more, which must not draw from torch's
     generator = torch.Generator().manual_seed(args.seed + sampler.epoch)
-    return make_loader(samples, args.workers, device, collate, batch_sampler=sampler, generator=generator)
+    return make_loader(samples, args.workers, device, partial(collate, vocabulary=vocabulary),
+                       batch_sampler=sampler, generator=generator)
 
 
 # ------------------------------------------------------------------------------------------------- validation and tests

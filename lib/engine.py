@@ -18,7 +18,7 @@ from lib.runtime import distributed
 from lib.runtime.checkpoint import save_checkpoint
 from lib.runtime.interruption import Interrupted
 from lib.runtime.logs import RunLog
-from lib.trainers import Trainer
+from lib.trainers import Trainer, check_finite
 from lib.vocabulary import Vocabulary
 
 
@@ -65,16 +65,43 @@ class Progress:
 
 @dataclass
 class Run:
-    """A training run: what it trains, how far it is, where it writes. reported: errors that were printed already."""
+    """A training run: what it trains, how far it is, where it writes.
+
+    reported: errors that were printed already. unread: (iteration, numbers) of the steps whose numbers are still on the
+    device.
+    """
 
     arch: str
     trainer: Trainer
     log: RunLog
     progress: Progress = field(default_factory=Progress)
     reported: set = field(default_factory=set)
+    unread: list = field(default_factory=list)
+
+    def read_numbers(self):
+        """Add the numbers of the last steps, as means over the processes, to the progress and the log.
+
+        Every process calls this at the same step, and waits for its device here. Returns the numbers of the last step;
+        NonFiniteLoss, on every process, where one is NaN or infinite on any.
+        """
+        numbers = {}
+        names = [list(step) for _, step in self.unread]
+        values = distributed.mean([value for _, step in self.unread for value in step.values()])
+        for (iteration, _), names_of_step in zip(self.unread, names):
+            numbers = {name: values.pop(0) for name in names_of_step}
+            check_finite(numbers)
+            self.progress.add(numbers)
+            self.log.scalars('train', numbers, iteration)
+        self.unread.clear()
+        return numbers
 
     def save(self, name='last.pth'):
-        """Write a checkpoint to resume from, on rank 0; every process calls this at the same step."""
+        """Write a checkpoint to resume from, on rank 0; every process calls this at the same step.
+
+        NonFiniteLoss, and no file, where a loss or a weight is NaN or infinite.
+        """
+        self.read_numbers()
+        self.trainer.check_weights()
         for network in (*self.trainer.networks.values(), *self.trainer.averages.values()):
             distributed.average_buffers(network)
         unreadable = sum(distributed.gather([self.progress.unreadable]))
@@ -96,14 +123,14 @@ class Run:
             self.progress.unreadable = 0  # rank 0 holds the count of all processes
 
 
-def train_one_epoch(run, loader, total_steps, save_every, interruption):
+def train_one_epoch(run, loader, total_steps, save_every, interruption, log_every=1):
     """Train on what is left of the epoch; after a signal saves and raises Interrupted.
 
     Whatever ends the run while it waits for data, a dead data worker too, ends it at once, after a save; several
     processes save together after a step, and what ends one of them while it waits leaves the last checkpoint.
 
     loader: batches of an `EpochSampler`. total_steps: iteration at which training ends. save_every: steps between
-    checkpoints. The numbers of every step are added to `run.progress`.
+    checkpoints. log_every: steps after which their numbers are read from the device, those of all of them.
     """
     trainer, progress, samples_a_step = run.trainer, run.progress, loader.batch_sampler.global_batch_size
     steps = max(0, min(len(loader), total_steps - progress.iteration))
@@ -127,20 +154,21 @@ def train_one_epoch(run, loader, total_steps, save_every, interruption):
             tqdm.write(f'unreadable, left out: {error}')  # each process knows its own records only
         run.reported.update(batch['errors'])
         progress.unreadable += len(batch['errors'])
-        if not distributed.any_process('label' not in batch, trainer.device):  # all processes step, or none does
-            numbers = distributed.mean(trainer.step(batch), trainer.device)
-            progress.add(numbers)
-            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name},
-                            refresh=False)
-            run.log.scalars('train', numbers, progress.iteration)
+        reading = (progress.iteration + 1) % log_every == 0
+        if not distributed.any_process('label' not in batch):  # all processes step, or none does
+            run.unread.append((progress.iteration, trainer.step(batch, measure=reading)))
         progress.samples_seen += samples_a_step
         progress.iteration += 1
-        stopping = distributed.any_process(interruption.signal, trainer.device)
+        if reading:
+            numbers = run.read_numbers()
+            bar.set_postfix({name: f'{value:.4g}' for name, value in numbers.items() if '/' not in name}, refresh=False)
+        stopping = distributed.any_process(interruption.signal)
         if stopping or progress.iteration % save_every == 0:
             run.save()
         if stopping:
             bar.close()
             raise Interrupted(interruption.signal or signal.SIGTERM)  # the signal may have reached another process
+    run.read_numbers()
 
 
 # ------------------------------------------------------------------------------------------------- validation and tests

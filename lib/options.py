@@ -120,6 +120,9 @@ def build_parser():
     run.add_argument('--logs_dir', default='./logs', help='folder of checkpoints, log.txt, TensorBoard and tables')
     run.add_argument('--resume', nargs='?', const='auto',
                      help='go on from this checkpoint; no value: from last.pth in --logs_dir, if there is one yet')
+    run.add_argument('--log_every', type=int, default=0,
+                     help='steps between two readings of the losses, which wait for the device; each reading logs all '
+                          'steps since the last and stops at a loss that is not finite; 0: 10 on CUDA, else 1')
     run.add_argument('--save_every', type=int, default=500, help='steps between checkpoints, beside one each epoch')
 
     test = parser.add_argument_group('test')
@@ -154,8 +157,8 @@ def parse_args(argv=None):
                  'test_batch_size', 'epochs', 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
         require(value > 0, f'--{name} {value}: must be above zero')
-    for name in ('max_steps', 'epoch_size', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip', 'tpl_anchor',
-                 'aster_lr', 'seed', *(f'{term}_weight' for term in TERMS)):
+    for name in ('max_steps', 'epoch_size', 'log_every', 'workers', 'warmup', 'decay_steps', 'grad_clip', 'tpl_clip',
+                 'tpl_anchor', 'aster_lr', 'seed', *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')

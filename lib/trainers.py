@@ -8,12 +8,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
-from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_loss
 from lib.runtime.distributed import autocast, unwrap
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss that became NaN or infinite; its text names the term."""
+    """A loss, gradient or weight that became NaN or infinite; its text names it."""
+
+    def __init__(self, what):
+        super().__init__(f'{what}; the last checkpoint is kept. Try a lower --lr or --grad_clip 1')
+
+
+def check_finite(numbers):
+    """NonFiniteLoss that names the first of a dict of numbers which is not finite."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise NonFiniteLoss('the gradient is not finite' if name == 'gradient' else f'the {name} loss is {value}')
 
 
 def cosine_schedule(total_steps, warmup, decay_steps=0):
@@ -34,8 +44,8 @@ def cosine_schedule(total_steps, warmup, decay_steps=0):
 class OptimizerStep:
     """An optimizer with its learning rate schedule, gradient clipping and loss scaler.
 
-    grad_clip: largest norm of the gradient over all parameters, 0 for no limit. `skipped` counts the steps that the
-    scaler skipped because half precision overflowed.
+    grad_clip: largest norm of the gradient over all parameters, 0 for no limit. `skipped`, a tensor on the device,
+    counts the steps that the scaler skipped because half precision overflowed.
     """
 
     def __init__(self, optimizer, schedule, grad_clip=0.0, scaler=None):
@@ -43,10 +53,12 @@ class OptimizerStep:
         self.scheduler = LambdaLR(optimizer, schedule)
         self.skipped = 0
 
-    def step(self, loss, retain_graph=False):
-        """Backward and one optimizer step; returns the gradient norm before clipping.
+    def step(self, loss, retain_graph=False, measure=True):
+        """Backward and one optimizer step, without waiting for the device unless there is a scaler.
 
         Only the gradients of this optimizer's parameters are computed. retain_graph: keep the graph for another loss.
+        Returns {'gradient': its norm before clipping, 0 where the scaler skipped the step}; an empty dict where it is
+        neither to be measured nor needed.
         """
         self.optimizer.zero_grad(set_to_none=True)
         scaler = self.scaler
@@ -54,21 +66,22 @@ class OptimizerStep:
         (scaler.scale(loss) if scaler else loss).backward(inputs=parameters, retain_graph=retain_graph)
         if scaler:
             scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.grad_clip or math.inf))
+        norm = None
+        if measure or self.grad_clip or scaler:
+            norm = nn.utils.clip_grad_norm_(parameters, self.grad_clip or math.inf)
         if scaler:
-            self.skipped += not math.isfinite(norm)
+            finite = norm.isfinite()
+            self.skipped, norm = self.skipped + ~finite, torch.where(finite, norm, 0)
             scaler.step(self.optimizer)
             scaler.update()
-        elif math.isfinite(norm):
-            self.optimizer.step()
         else:
-            raise NonFiniteLoss('the gradient is not finite; try a lower --lr or --grad_clip 1')
+            self.optimizer.step()
         self.scheduler.step()
-        return norm
+        return {} if norm is None else {'gradient': norm}
 
     def state_dict(self):
         return {'optimizer': self.optimizer.state_dict(), 'scheduler': self.scheduler.state_dict(),
-                'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': self.skipped}
+                'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': int(self.skipped)}
 
     def load_state_dict(self, state):
         # which kernel computes the step depends on the device and torch of this run, not of the one that saved
@@ -102,6 +115,16 @@ class Trainer:
 
     def autocast(self):
         return autocast(self.amp, self.device)
+
+    def to_device(self, batch, name):
+        """A tensor of a batch, copied without waiting where its memory is pinned."""
+        return batch[name].to(self.device, non_blocking=True)
+
+    def check_weights(self):
+        """NonFiniteLoss that names the first network with weights that are NaN or infinite."""
+        for name, network in self.networks.items():
+            if not torch.stack([parameter.detach().isfinite().all() for parameter in network.parameters()]).all():
+                raise NonFiniteLoss(f'the weights of the {name} are not finite')
 
     def network(self, name):
         """The network to validate and to use afterwards: its moving average where there is one, unwrapped."""
@@ -163,30 +186,29 @@ class SuperResolutionTrainer(Trainer):
         self.recognizer, self.vocabulary, self.vgg, self.tpl_options = recognizer, vocabulary, vgg, tpl_options or {}
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
 
-    def step(self, batch):
-        """One step on hr (N, 3, H, W), lr (N, 3, h, w), label; returns {name: number}, each term raw and weighted."""
-        hr = batch['hr'].to(self.device, non_blocking=True)
-        lr = batch['lr'].to(self.device, non_blocking=True)
+    def step(self, batch, measure=True):
+        """One step on hr (N, 3, H, W), lr (N, 3, h, w), targets (N, T), see `encode_labels`.
+
+        Returns {name: 0-d tensor on the device}, each term raw and weighted; nothing waits for the device. measure:
+        the norm of the gradient too.
+        """
+        hr, lr = self.to_device(batch, 'hr'), self.to_device(batch, 'lr')
         self.generator.train()
         with self.autocast():
             sr = self.generator(lr)
         sr = sr.float()
         # one D(fake) serves both losses: the discriminator is updated only after the generator
         fake_logits = None if self.discriminator is None else self.discriminate(sr)
-        terms = self.losses(sr, hr, batch['label'], fake_logits)
-        total, values = weighted_total(terms, self.weights)
-        norm = self.optimizers['generator'].step(total, retain_graph=fake_logits is not None)
-        numbers = {'total': sum(value * self.weights[term] for term, value in values.items()), 'gradient': norm}
-        for term, value in values.items():
-            numbers[term] = value
-            numbers[f'weighted/{term}'] = value * self.weights[term]
+        terms = self.losses(sr, hr, self.to_device(batch, 'targets'), fake_logits)
+        weighted = {term: self.weights[term] * value for term, value in terms.items()}
+        total = sum(weighted.values())
+        numbers = {**terms, **{f'weighted/{term}': value for term, value in weighted.items()}, 'total': total}
+        numbers.update(self.optimizers['generator'].step(total, fake_logits is not None, measure))
         if fake_logits is not None:
-            loss = discriminator_loss(self.discriminate(hr), fake_logits)
-            _, values = weighted_total({'discriminator': loss}, {'discriminator': 1})
-            self.optimizers['discriminator'].step(loss)
-            numbers.update(values)
+            loss = numbers['discriminator'] = discriminator_loss(self.discriminate(hr), fake_logits)
+            self.optimizers['discriminator'].step(loss, measure=False)
         self.update_averages()
-        return numbers
+        return {name: value.detach() for name, value in numbers.items()}
 
     def discriminate(self, images):
         """Logits (N,) of images (N, 3, H, W)."""
@@ -194,7 +216,7 @@ class SuperResolutionTrainer(Trainer):
         with self.autocast():
             return self.discriminator(images).float()
 
-    def losses(self, sr, hr, labels, fake_logits=None):
+    def losses(self, sr, hr, targets, fake_logits=None):
         """Every term that has a weight, raw, by name; fake_logits are those of sr."""
         terms = {}
         if 'content' in self.weights:
@@ -203,8 +225,8 @@ class SuperResolutionTrainer(Trainer):
             terms['adversarial'] = generator_loss(fake_logits)
         if 'tpl' in self.weights:
             with self.autocast():
-                terms['tpl'] = text_perceptual_loss(self.recognizer, self.vocabulary, sr, labels, images_hr=hr,
-                                                    **self.tpl_options)
+                terms['tpl'] = text_perceptual_loss(self.recognizer, sr, targets, self.vocabulary.padding,
+                                                    images_hr=hr, **self.tpl_options)
         if 'vgg' in self.weights:
             with self.autocast():
                 terms['vgg'] = self.vgg(sr, hr).float()
@@ -218,26 +240,14 @@ class RecognizerTrainer(Trainer):
         super().__init__(networks, optimizers, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
 
-    def step(self, batch):
-        """One step on 8-bit images (N, 64, 256, 3) and label; returns {name: number}."""
-        images = batch['images'].to(self.device, non_blocking=True)
+    def step(self, batch, measure=True):
+        """One step on 8-bit images (N, 64, 256, 3) and targets (N, T); returns the same kind of numbers."""
+        images, targets = self.to_device(batch, 'images'), self.to_device(batch, 'targets')
         images = images.permute(0, 3, 1, 2).float() / 127.5 - 1  # NHWC -> NCHW in [-1, 1]
-        targets = encode_labels(batch['label'], self.vocabulary, self.device)
         self.recognizer.train()
         with self.autocast():
             logits = self.recognizer(images, targets)
         loss = sequence_cross_entropy(logits, targets, self.vocabulary.padding)
-        _, values = weighted_total({'recognition': loss}, {'recognition': 1})
-        norm = self.optimizers['recognizer'].step(loss)
+        norm = self.optimizers['recognizer'].step(loss, measure=measure)
         self.update_averages()
-        return {'total': values['recognition'], 'gradient': norm}
-
-
-def weighted_total(terms, weights):
-    """Sum of the terms by their weights, and the terms as numbers; NonFiniteLoss names the first one not finite."""
-    values = dict(zip(terms, torch.stack([value.detach() for value in terms.values()]).tolist()))  # one synchronization
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NonFiniteLoss(f'the {name} loss is {value}; the last checkpoint is kept. '
-                                'Try a lower --lr or --grad_clip 1')
-    return sum(weights[name] * value for name, value in terms.items()), values
+        return {'total': loss.detach(), **norm}

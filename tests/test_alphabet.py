@@ -7,9 +7,10 @@ from PIL import Image
 
 import main
 from lib.build import build_recognizer
+from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input
 from lib.inference.pretrained import Reader
-from lib.losses.text_perceptual import encode_labels, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_loss
 from lib.models.aster import Aster
 from lib.options import parse_args
 from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
@@ -101,7 +102,7 @@ def test_the_loss_speaks_of_the_alphabet():
     recognizer, vocabulary = own_aster().freeze(), Vocabulary(alphabet=ALPHABET)
     images = torch.rand(2, 3, 16, 32, requires_grad=True)
     labels = [ALPHABET[:2], ALPHABET[2]]
-    loss = text_perceptual_loss(recognizer, vocabulary, images, labels)
+    loss = text_perceptual_loss(recognizer, images, encode_labels(labels, vocabulary), vocabulary.padding)
     targets = torch.tensor([[0, 1, 3], [2, 3, 4]])
     expected = sequence_cross_entropy(recognizer(recognizer_input(images), targets), targets, padding=4)
     assert torch.equal(loss, expected)

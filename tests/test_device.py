@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
 
+from lib.datasets.samples import encode_labels
 from lib.inference.evaluators import evaluate
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
@@ -22,6 +24,7 @@ from lib.vocabulary import Vocabulary
 from tests.conftest import TINY_ASTER
 
 DEVICE = torch.device('meta')
+TARGETS = encode_labels(['sun', 'K9'], Vocabulary())
 WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
 
 
@@ -65,23 +68,23 @@ def train_super_resolution():
     optimizers = {name: optimizer_step(network) for name, network in networks.items()}
     trainer = SuperResolutionTrainer(networks, optimizers, DEVICE, WEIGHTS, recognizer, Vocabulary(), vgg,
                                      tpl_options={'clip': 1.0})
-    return trainer.step({'hr': torch.rand(2, 3, 16, 32), 'lr': torch.rand(2, 3, 8, 16), 'label': ['sun', 'K9']})
+    return trainer.step({'hr': torch.rand(2, 3, 16, 32), 'lr': torch.rand(2, 3, 8, 16), 'targets': TARGETS})
 
 
 def train_recognizer():
     recognizer = built(lambda: Aster(**TINY_ASTER))
     optimizers = {'recognizer': optimizer_step(recognizer)}
     trainer = RecognizerTrainer({'recognizer': recognizer}, optimizers, DEVICE, Vocabulary())
-    return trainer.step({'images': torch.rand(2, 3, 64, 256), 'label': ['sun', 'K9']})
+    return trainer.step({'images': torch.zeros(2, 64, 256, 3, dtype=torch.uint8), 'targets': TARGETS})
 
 
 def read(beam_width):
     """A test step: words enlarged, measured and read, in both protocols."""
     generator = built(lambda: Generator(2, 1, 8)).eval()
     batch = {'index': [0, 1], 'label': ['sun', 'K9'], 'errors': [], 'original': torch.rand(2, 3, 64, 256),
-             'small': [torch.rand(3, 9, 20), None],
+             'small': [torch.rand(1, 3, 9, 20), None],
              'pairs': {(8, 16): (torch.rand(2, 3, 16, 32), torch.rand(2, 3, 8, 16))}}
-    return evaluate([batch], 'words', built(lambda: Aster(**TINY_ASTER)).freeze(), Vocabulary(),
+    return evaluate(DataLoader([batch], batch_size=None), 'words', built(lambda: Aster(**TINY_ASTER)).freeze(), Vocabulary(),
                     {'srgan': generator}, DEVICE, below=(32, 64), with_hr=True,
                     beam_width=beam_width)[0]
 

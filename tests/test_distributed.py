@@ -1,5 +1,6 @@
 """Two processes on the CPU, as torchrun would start them, against one."""
 import json
+import math
 import multiprocessing
 import os
 import socket
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 import main
-from lib import build
+from lib import build, trainers
 from lib.datasets.sampler import EpochSampler
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_checkpoint, load_generator
@@ -140,6 +141,26 @@ def test_a_batch_without_a_picture_on_one_process_stops_none(tmp_path, tiny_lmdb
     assert sum(entry['unreadable'] for entry in log_of(tmp_path / 'logs')) == 6
 
 
+def run_with_nan_on_rank_1(argv):
+    content_loss, steps = trainers.content_loss, []
+
+    def broken(sr, hr):
+        steps.append(1)
+        return content_loss(sr, hr) * (math.nan if os.environ['RANK'] == '1' and len(steps) == 2 else 1)
+
+    trainers.content_loss = broken
+    return run(argv)[0]
+
+
+def test_a_loss_that_is_nan_on_one_process_stops_all_with_one_message(tmp_path, tiny_lmdb, tiny_aster):
+    argv = ['--arch', 'srresnet', '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, '--epochs', '2', *SMALL,
+            '--batch_size', '2', '--logs_dir', tmp_path / 'logs', '--save_every', '1']
+    ranks = in_two_processes(tmp_path / 'processes', run_with_nan_on_rank_1, argv)
+    assert [rank.result for rank in ranks] == [1, 1]
+    assert all('main.py: the content loss is nan; the last checkpoint is kept' in rank.text for rank in ranks)
+    assert load_checkpoint(tmp_path / 'logs' / 'last.pth')['progress']['iteration'] == 1
+
+
 def test_table_of_two_processes_equals_that_of_one(tmp_path, tiny_lmdb, tiny_aster):
     sets = [f'a={tiny_lmdb("a", words=("sun", "Moon", "ab1", "K9", "rain"))}', f'b={tiny_lmdb("b", words=("no",))}']
     argv = ['--test', '--methods', 'bicubic', '--aster_path', tiny_aster, '--single_test', *SMALL,
@@ -206,13 +227,13 @@ def test_batch_norm_over_processes_equals_that_over_the_whole_batch(tmp_path):
 
 
 def _reduce(_):
-    device = distributed.setup(torch.device('cpu'))
+    distributed.setup(torch.device('cpu'))
     rank = distributed.rank()
     norm = nn.BatchNorm1d(1)
     norm.running_mean.fill_(rank)
     distributed.average_buffers(norm)
-    result = (distributed.gather([rank, 'x'][:rank + 1]), distributed.any_process(rank == 1, device),
-              distributed.any_process(None, device), distributed.mean({'a': rank, 'b': 4.0}, device),
+    result = (distributed.gather([rank, 'x'][:rank + 1]), distributed.any_process(rank == 1),
+              distributed.any_process(None), distributed.mean([torch.tensor(float(rank)), torch.tensor(4.0)]),
               float(norm.running_mean))
     distributed.shutdown()
     return result
@@ -220,16 +241,32 @@ def _reduce(_):
 
 def test_what_processes_tell_each_other(tmp_path):
     for rank in in_two_processes(tmp_path, _reduce, None):
-        assert rank.result == ([0, 1, 'x'], True, False, {'a': 0.5, 'b': 4.0}, 0.5)
+        assert rank.result == ([0, 1, 'x'], True, False, [0.5, 4.0], 0.5)
 
 
 def test_one_process_needs_no_group():
     norm = nn.BatchNorm1d(1)
     assert distributed.rank() == 0 and distributed.world() == 1
     assert distributed.gather([1]) == [1]
-    assert distributed.any_process(3, None) and not distributed.any_process(None, None)
-    assert distributed.mean({'a': 1.0}, None) == {'a': 1.0}
+    assert distributed.any_process(3) and not distributed.any_process(None)
+    assert distributed.mean([torch.tensor(1.0)]) == [1.0] and distributed.mean([]) == []
     assert distributed.wrap(norm, torch.device('cpu')) is norm is distributed.unwrap(norm)
+
+
+@pytest.mark.parametrize(('name', 'local_rank', 'expected'), [
+    ('cuda', '1', 'cuda:1'), ('auto', '2', 'cuda:2'), ('cuda:0', '1', 'cuda:1'), ('cuda:3', None, 'cuda:3'),
+    ('cuda', None, 'cuda'), ('cpu', '1', 'cpu'),
+])
+def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected, monkeypatch):
+    calls, empty = [], torch.empty
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: calls.append(('set_device', str(device))))
+    monkeypatch.setattr(torch, 'empty', lambda size, device: calls.append(('empty', str(device))) or empty(size))
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if local_rank:
+        monkeypatch.setenv('LOCAL_RANK', local_rank)
+    assert str(distributed.pick_device(name)) == expected
+    assert calls == ([('set_device', expected)] if ':' in expected else []) + [('empty', expected)]
 
 
 @pytest.mark.parametrize('has_units', [True, False])

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lib.datasets.samples import encode_labels
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
-from lib.losses.text_perceptual import anchor_loss, encode_labels, perturb, sequence_cross_entropy, text_perceptual_loss
+from lib.losses.text_perceptual import anchor_loss, perturb, sequence_cross_entropy, text_perceptual_loss
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.vocabulary import Vocabulary
@@ -38,6 +39,11 @@ def test_generator_loss_does_not_saturate():
     assert logits.grad.sum().item() == pytest.approx(-1)
 
 
+def tpl(recognizer, images, labels, *options, **keywords):
+    targets = encode_labels(labels, VOCABULARY)
+    return text_perceptual_loss(recognizer, images, targets, VOCABULARY.padding, *options, **keywords)
+
+
 def test_labels_are_padded_to_the_longest():
     ids = encode_labels(['ab', '', 'abcd'], VOCABULARY)
     assert ids.shape == (3, 5)
@@ -56,7 +62,7 @@ def test_cross_entropy_is_summed_up_to_eos_and_divided_by_the_batch():
 def test_text_perceptual_loss_reaches_the_images_alone(recognizer):
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
     images = torch.rand(2, 3, 32, 128, requires_grad=True)
-    loss = text_perceptual_loss(recognizer, VOCABULARY, images, ['ab', 'c'])
+    loss = tpl(recognizer, images, ['ab', 'c'])
     loss.backward()
     assert images.grad.flatten(1).abs().sum(1).min() > 0
     assert all(parameter.grad is None for parameter in recognizer.parameters())
@@ -69,7 +75,7 @@ def test_text_perceptual_loss_limits_the_gradient_of_each_word(recognizer):
 
     def gradients(factor, clip):
         leaf = images.clone().requires_grad_()
-        text_perceptual_loss(recognizer, VOCABULARY, leaf, labels, clip).mul(factor).backward()
+        tpl(recognizer, leaf, labels, clip).mul(factor).backward()
         return leaf.grad / factor * len(labels)
 
     free = gradients(1, 0)
@@ -85,7 +91,7 @@ def test_text_perceptual_loss_limits_the_gradient_of_each_word(recognizer):
 def test_the_limit_of_the_text_perceptual_loss_leaves_other_losses_alone(recognizer):
     images = torch.rand(2, 3, 32, 128, requires_grad=True)
     sr = images * 1
-    (text_perceptual_loss(recognizer, VOCABULARY, sr, ['ab', 'c'], 1e-12) + sr.sum()).backward()
+    (tpl(recognizer, sr, ['ab', 'c'], 1e-12) + sr.sum()).backward()
     torch.testing.assert_close(images.grad, torch.ones_like(images))
 
 
@@ -94,7 +100,7 @@ def test_the_anchor_is_zero_at_the_high_resolution_and_pulls_towards_it(recogniz
     labels = ['ab', 'c']
 
     def loss(images, anchor):
-        return text_perceptual_loss(recognizer, VOCABULARY, images, labels, anchor=anchor, images_hr=hr)
+        return tpl(recognizer, images, labels, anchor=anchor, images_hr=hr)
 
     assert loss(hr, 2.0).item() == pytest.approx(loss(hr, 0.0).item(), rel=1e-4)
     far = (0.5 * hr + 0.5 * torch.rand_like(hr)).requires_grad_()
@@ -129,7 +135,7 @@ def test_perturbed_images_differ_by_little_and_pass_gradients():
 
 def test_text_perceptual_loss_depends_on_the_label(recognizer):
     images = torch.rand(1, 3, 32, 128)
-    losses = {text_perceptual_loss(recognizer, VOCABULARY, images, [label]).item() for label in ('a', 'b', 'ab')}
+    losses = {tpl(recognizer, images, [label]).item() for label in ('a', 'b', 'ab')}
     assert len(losses) == 3
 
 

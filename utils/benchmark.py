@@ -226,7 +226,7 @@ def usual_step(trainer, batch):
     trainer.generator.train()
     sr = trainer.generator(lr)
     trainer.discriminator.requires_grad_(False)
-    terms = trainer.losses(sr, hr, batch['label'], trainer.discriminate(sr))
+    terms = trainer.losses(sr, hr, batch['targets'].to(trainer.device), trainer.discriminate(sr))
     trainer.optimizers['generator'].step(sum(trainer.weights[term] * value for term, value in terms.items()))
     trainer.discriminator.requires_grad_(True)
     loss = discriminator_loss(trainer.discriminate(hr), trainer.discriminate(sr.detach()))
@@ -281,7 +281,8 @@ def share(args, data_dir, device):
 
     def recognizer():
         with trainer.autocast():
-            loss = text_perceptual_loss(trainer.recognizer, trainer.vocabulary, sr, batch['label'], trainer.tpl_clip)
+            loss = text_perceptual_loss(trainer.recognizer, sr, batch['targets'].to(device), trainer.vocabulary.padding,
+                                        images_hr=hr, **trainer.tpl_options)
         loss.backward()
 
     results = measure({

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.datasets.samples import encode_labels
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
@@ -40,7 +41,7 @@ def step_flops(blocks=16, characters=8, count=2):
     generator, discriminator, recognizer = Generator(4, blocks), Discriminator(), Aster().freeze()
     lr, hr = torch.rand(count, 3, 8, 32), torch.rand(count, 3, 32, 128)
     sr, vocabulary = hr.clone().requires_grad_(), Vocabulary()
-    labels = ['a' * (characters - 1)] * count
+    targets = encode_labels(['a' * (characters - 1)] * count, vocabulary)
 
     def of(function):
         with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
@@ -55,7 +56,7 @@ def step_flops(blocks=16, characters=8, count=2):
         discriminator_loss(discriminator(hr), fake).backward(inputs=list(discriminator.parameters()))
 
     return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(look),
-            'recognizer': of(lambda: text_perceptual_loss(recognizer, vocabulary, sr, labels).backward())}
+            'recognizer': of(lambda: text_perceptual_loss(recognizer, sr, targets, vocabulary.padding).backward())}
 
 
 def main(argv=None, tera=(20, 40), jpeg_bytes=5_000):

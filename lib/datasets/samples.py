@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from lib.datasets.augment import augment, vary
@@ -103,10 +104,17 @@ class EvalSamples(Dataset):
         return hr[0], degrade(hr, self.ds_scale, self.degradation, generator)[0]
 
 
-def collate(samples):
+def encode_labels(labels, vocabulary):
+    """Strings -> class ids (N, T) int64, EOS included, PADDING behind; T is that of the longest label."""
+    ids = [torch.tensor(vocabulary.encode(label)) for label in labels]
+    return pad_sequence(ids, batch_first=True, padding_value=vocabulary.padding)
+
+
+def collate(samples, vocabulary=None):
     """Stack samples to a batch: tensors as one, `pairs` by size, `small` one by one, anything else as lists.
 
-    Samples without a picture are left out, their errors listed under 'errors'; that may leave a batch of errors only.
+    vocabulary: for training, `targets` too, the encoded labels. Samples without a picture are left out, their errors
+    listed under 'errors'; that may leave a batch of errors only.
     """
     batch = {'errors': [sample['error'] for sample in samples if 'error' in sample]}
     samples = [sample for sample in samples if 'error' not in sample]
@@ -120,4 +128,6 @@ def collate(samples):
             batch[key] = stack(values)
         else:
             batch[key] = values
+    if vocabulary is not None and samples:
+        batch['targets'] = stack(list(encode_labels(batch['label'], vocabulary)))
     return batch

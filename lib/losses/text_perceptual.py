@@ -1,15 +1,8 @@
 """The Text Perceptual Loss of TextSR: cross-entropy of the recognizer's prediction on the image against the label."""
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from lib.imaging import recognizer_input
-
-
-def encode_labels(labels, vocabulary, device=None):
-    """Strings -> class ids (N, T) int64, EOS included, PADDING behind; T is that of the longest label."""
-    ids = [torch.tensor(vocabulary.encode(label)) for label in labels]
-    return pad_sequence(ids, batch_first=True, padding_value=vocabulary.padding).to(device)
+from lib.imaging import recognizer_input, resize_bilinear, sample_bilinear
 
 
 def sequence_cross_entropy(logits, targets, padding):
@@ -21,9 +14,8 @@ def sequence_cross_entropy(logits, targets, padding):
                            reduction='sum') / len(targets)
 
 
-def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, perturbation=0.0, anchor=0.0,
-                         images_hr=None):
-    """Recognition loss of images (N, 3, H, W) in [0, 1] against their labels, a list of N strings; a scalar.
+def text_perceptual_loss(recognizer, images, targets, padding, clip=0.0, perturbation=0.0, anchor=0.0, images_hr=None):
+    """Recognition loss of images (N, 3, H, W) in [0, 1] against targets (N, T), `padding` behind each EOS; a scalar.
 
     The gradient flows through the recognizer into the images; freeze the recognizer to train by it. clip: largest
     norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the gradient is that of
@@ -31,7 +23,6 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, pertu
     [0, 1] of `perturb` before the recognizer. anchor: weight of `anchor_loss` against images_hr beside the
     cross-entropy; only with a frozen recognizer.
     """
-    targets = encode_labels(labels, vocabulary, images.device)
     images = images.view_as(images)  # a node of its own: the limit must not touch other losses of the same images
     inputs = recognizer_input(images)
     if perturbation:
@@ -40,10 +31,10 @@ def text_perceptual_loss(recognizer, vocabulary, images, labels, clip=0.0, pertu
         columns, logits = recognizer.columns_and_logits(inputs, targets)
         with torch.no_grad():
             target_columns, target_logits = recognizer.columns_and_logits(recognizer_input(images_hr), targets)
-        loss = anchor * anchor_loss(columns, logits, target_columns, target_logits, targets != vocabulary.padding)
+        loss = anchor * anchor_loss(columns, logits, target_columns, target_logits, targets != padding)
     else:
         logits, loss = recognizer(inputs, targets), 0.0
-    loss = loss + sequence_cross_entropy(logits, targets, vocabulary.padding)
+    loss = loss + sequence_cross_entropy(logits, targets, padding)
     if clip and images.requires_grad:
         scales = []  # what the loss is multiplied with: its weight, and the scale of mixed precision
         loss.register_hook(scales.append)
@@ -79,8 +70,7 @@ def perturb(inputs, strength):
     theta = torch.cat([torch.diag_embed(1 + offsets[:, 0]), offsets[:, 1, :, None]], dim=2)  # (N, 2, 3)
     if torch.rand(()) < 0.5:
         factor = 1 - strength / 2 * float(torch.rand(()))
-        inputs = F.interpolate(inputs, (round(height * factor), round(width * factor)), mode='bilinear', antialias=True)
-    inputs = F.grid_sample(inputs, F.affine_grid(theta, [count, 3, height, width], align_corners=False),
-                           padding_mode='border', align_corners=False)
+        inputs = resize_bilinear(inputs, (round(height * factor), round(width * factor)), antialias=True)
+    inputs = sample_bilinear(inputs, F.affine_grid(theta, [count, 3, height, width], align_corners=False))
     deviation = 0.1 * strength * torch.rand(count, 1, 1, 1, device=inputs.device)
     return inputs + deviation * torch.randn_like(inputs)

@@ -11,11 +11,18 @@ AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def pick_device(name):
-    """The device of --device, 'auto': CUDA where there is one; ValueError that names the flag where there is none."""
+    """The device of --device, 'auto': CUDA where there is one; ValueError that names the flag where there is none.
+
+    Under torchrun 'cuda' is the GPU of this process; nothing is put on any other.
+    """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
+        if device.type == 'cuda' and 'LOCAL_RANK' in os.environ:
+            device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+        if device.index is not None and device.type == 'cuda':
+            torch.cuda.set_device(device)  # what is made on 'cuda' is made there
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
@@ -50,14 +57,9 @@ def loss_scaler(amp, device):
 
 
 def setup(device):
-    """Join the process group that torchrun announces (nccl on CUDA, gloo else); returns this process's device."""
-    if 'WORLD_SIZE' not in os.environ or dist.is_initialized():
-        return device
-    if device.type == 'cuda':
-        device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
-        torch.cuda.set_device(device)
-    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
-    return device
+    """Join the process group that torchrun announces: gloo for what is on the CPU, nccl for what is on CUDA."""
+    if 'WORLD_SIZE' in os.environ and not dist.is_initialized():
+        dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
 
 
 def rank():
@@ -77,22 +79,23 @@ def gather(items):
     return [item for part in lists for item in part]
 
 
-def any_process(flag, device):
-    """True on every process if the flag is true on any, so that all stop at the same step."""
+def any_process(flag):
+    """True on every process if the flag is true on any, so that all stop at the same step. Waits for no device."""
     if world() == 1:
         return bool(flag)
-    flags = torch.tensor(int(bool(flag)), device=device)
+    flags = torch.tensor(int(bool(flag)))
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
 
 
-def mean(numbers, device):
-    """The mean over the processes of each number of a dict; all give the same names."""
-    if world() == 1:
-        return numbers
-    values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(values)
-    return dict(zip(numbers, (values / world()).tolist()))
+def mean(values):
+    """The mean over the processes of each of a list of 0-d tensors, as floats; all processes give as many."""
+    if not values:
+        return []
+    values = torch.stack(values).double()
+    if world() > 1:
+        dist.all_reduce(values)
+    return (values / world()).tolist()
 
 
 def average_buffers(network):
