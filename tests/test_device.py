@@ -84,8 +84,8 @@ def read(beam_width):
     batch = {'index': [0, 1], 'label': ['sun', 'K9'], 'errors': [], 'original': torch.rand(2, 3, 64, 256),
              'small': [torch.rand(1, 3, 9, 20), None],
              'pairs': {(8, 16): (torch.rand(2, 3, 16, 32), torch.rand(2, 3, 8, 16))}}
-    return evaluate(DataLoader([batch], batch_size=None), 'words', built(lambda: Aster(**TINY_ASTER)).freeze(), Vocabulary(),
-                    {'srgan': generator}, DEVICE, below=(32, 64), with_hr=True,
+    return evaluate(DataLoader([batch], batch_size=None), 'words', built(lambda: Aster(**TINY_ASTER)).freeze(),
+                    Vocabulary(), {'srgan': generator}, DEVICE, below=(32, 64), with_hr=True,
                     beam_width=beam_width)[0]
 
 
