@@ -103,7 +103,7 @@ def test_the_perceptual_loss_teaches_the_generator_to_write_readable_words():
     words = ['Hotel', 'exit']
     images = [Image.open(io.BytesIO(word_image(word, (40, 16)))).convert('RGB') for word in words]
     hr = resize(torch.stack([to_tensor(image) for image in images]), (32, 128))
-    batch = {'hr': hr, 'lr': degrade(hr, 4), 'label': words}
+    batch = {'hr': hr, 'lr': degrade(hr, 4), 'targets': encode_labels(words, Vocabulary())}
     generator, recognizer, vocabulary = load_generator(SRRESNET_PATH), load_aster(ASTER_PATH).freeze(), Vocabulary()
     trainer = SuperResolutionTrainer({'generator': generator}, {'generator': optimizer_step(generator)}, CPU,
                                      {'tpl': 1.0}, recognizer, vocabulary)

@@ -40,7 +40,7 @@ from lib.options import parse_args as training_flags
 from lib.runtime import distributed
 from lib.runtime.checkpoint import load_aster
 from lib.runtime.console import run_command
-from lib.vocabulary import vocabulary_of
+from lib.vocabulary import Vocabulary, vocabulary_of
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share')
 
@@ -234,9 +234,9 @@ def usual_step(trainer, batch):
 
 
 def training_batch(args, data_dir):
-    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128)
-    usable = (sample for sample in (samples[index, index] for index in range(len(samples.records))) if 'hr' in sample)
-    return collate([next(usable) for _ in range(min(args.batch_size, len(samples.records)))])
+    samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)])
+    usable = (sample for sample in (samples[index, index, 0] for index in range(len(samples.records))) if 'hr' in sample)
+    return collate([next(usable) for _ in range(min(args.batch_size, len(samples.records)))], Vocabulary())
 
 
 def train_step(args, data_dir, device):
@@ -265,7 +265,7 @@ def share(args, data_dir, device):
     batch, trainer = training_batch(args, data_dir), build_trainer(args, device, amp)
     hr, lr = batch['hr'].to(device), batch['lr'].to(device)
     sr = hr.clone().requires_grad_()
-    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128, augmentation=1.0)
+    samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)], augmentation=1.0)
     trainer.step(batch)
     parameters = list(trainer.discriminator.parameters())
 
@@ -288,7 +288,7 @@ def share(args, data_dir, device):
     results = measure({
         'generator': generator, 'discriminator': discriminator, 'recognizer': recognizer,
         'optimizers': lambda: [update.optimizer.step() for update in trainer.optimizers.values()],
-        'data, which workers make beside it': lambda: collate([samples[index, 0] for index in range(len(hr))]),
+        'data, which workers make beside it': lambda: collate([samples[index, 0, 0] for index in range(len(hr))]),
     }, device, max(2, args.rounds))
     total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
     print(f'\nShare of a training step, {args.blocks} blocks, batches of {len(hr)}, --amp {amp}\n')
@@ -301,7 +301,7 @@ def share(args, data_dir, device):
 
 def data(args, data_dir, device):
     """Words read from the LMDB, degraded and stacked, by the number of workers."""
-    samples = PairSamples(LmdbDataset([data_dir], 100), 32, 128, augmentation=1.0)
+    samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)], augmentation=1.0)
     batches = max(1, min(60, len(samples.records) // args.batch_size))
 
     def read(workers):
