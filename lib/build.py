@@ -11,6 +11,7 @@ from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
 from lib.inference.enlarging import Enlarger
+from lib.inference.files import method_paths
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
@@ -163,21 +164,14 @@ def build_evaluation(args, recognizer, vocabulary, device):
 
 def build_methods(args, device):
     """{name: function that enlarges} of --methods; by default bicubic and the generators whose files exist."""
-    paths = {**GENERATOR_PATHS, **({args.arch: args.generator_path} if args.generator_path else {})}
-    names = args.methods or ['bicubic', *(name for name, path in paths.items() if Path(path).exists())]
+    own = {args.arch: args.generator_path} if args.generator_path else {}
+    there = [name for name, path in {**GENERATOR_PATHS, **own}.items() if Path(path).exists()]
     methods = {}
-    for entry in names:
-        name, _, path = entry.partition('=')
-        path = path or paths.get(name)
-        if name == 'bicubic':
-            methods[name] = Enlarger(scale=args.ds_scale)
-        elif path is None:
-            raise ValueError(f'--methods {name}: give bicubic, {", ".join(GENERATOR_PATHS)} or {name}=GENERATOR.pth')
-        else:
-            generator = load_generator(path)
-            if generator.scale != args.ds_scale:
-                raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
-            methods[name] = Enlarger(generator, device=device)
+    for name, path in method_paths(args.methods or ['bicubic', *there], own).items():
+        generator = load_generator(path) if path else None
+        if generator and generator.scale != args.ds_scale:
+            raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
+        methods[name] = Enlarger(generator, scale=args.ds_scale, device=device)
     return methods
 
 

@@ -92,7 +92,7 @@ def build_parser():
     losses.add_argument('--tpl_clip', type=float, default=1.0,
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
     losses.add_argument('--tpl_perturbation', type=float, default=0.0,
-                        help='strength of random shift, blur and noise in front of the recognizer, 0 to 1')
+                        help='strength of random shift, blur and noise before the recognizer, 0 to 1')
     losses.add_argument('--tpl_anchor', type=float, default=0.0,
                         help="weight in the tpl of the distance to the recognizer's answer on the high resolution")
 
@@ -105,13 +105,13 @@ def build_parser():
     optimization.add_argument('--decay_steps', type=int, default=0,
                               help='steps of the cosine, the last ones; 0: all but the warm-up')
     optimization.add_argument('--ema', type=float, default=0.0,
-                              help='decay a step of a moving average of the weights, such as 0.999, which is what is '
-                                   'validated, exported and used of a checkpoint; 0: none')
+                              help='decay per step of a moving average of the weights, such as 0.999; the average is '
+                                   'validated, saved and exported; 0: none')
     optimization.add_argument('--grad_clip', type=float, default=0.0, help='largest norm of a gradient; 0: no limit')
     optimization.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto',
                               help='mixed precision in training; auto: bf16 where the device has units for it')
     optimization.add_argument('--compile', action='store_true', help='torch.compile generator and discriminator')
-    optimization.add_argument('--sync_bn', action='store_true', help='batch statistics over all processes')
+    optimization.add_argument('--sync_bn', action='store_true', help='batch norm statistics over all processes')
     optimization.add_argument('--deterministic', action='store_true', help='CUDA: only deterministic kernels')
     optimization.add_argument('--seed', type=int, default=1, help='seed of weights, data order and degradations')
     optimization.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
@@ -119,7 +119,7 @@ def build_parser():
     run = parser.add_argument_group('run')
     run.add_argument('--logs_dir', default='./logs', help='folder of checkpoints, log.txt, TensorBoard and tables')
     run.add_argument('--resume', nargs='?', const='auto',
-                     help='go on from this checkpoint; no value: from last.pth in --logs_dir, if there is one yet')
+                     help='continue from this checkpoint; no value: from last.pth in --logs_dir, if there is one yet')
     run.add_argument('--log_every', type=int, default=0,
                      help='steps between two readings of the losses, which wait for the device; each reading logs all '
                           'steps since the last and stops at a loss that is not finite; 0: 10 on CUDA, else 1')
@@ -127,14 +127,14 @@ def build_parser():
 
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
-    test.add_argument('--methods', nargs='+', help='bicubic, srgan, textsr (of weights/), and NAME=GENERATOR.pth; '
-                      'none: bicubic and those whose weights are there')
+    test.add_argument('--methods', nargs='+', help='bicubic, a file of weights/ such as textsr, or NAME=GENERATOR.pth; '
+                      'none: bicubic, srgan and textsr')
     test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
-    test.add_argument('--beam_width', type=int, default=1, help='beams of the reading; 1: greedy')
+    test.add_argument('--beam_width', type=int, default=1, help='beams of the beam search; 1: greedy')
     test.add_argument('--case_sensitive', action='store_true',
                       help='a word is right where all of it is read, case and symbols too; else letters and digits')
     test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')

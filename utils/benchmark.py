@@ -3,8 +3,8 @@
     python3 -m utils.benchmark                         all parts, on words that are rendered first
     python3 -m utils.benchmark --parts reading --data_dir ./dataset/svt_647
 
-Variants take turns, and each is given the time of its fastest round. On a CPU that is the time of this process, of
-which other programs take no share; on CUDA, and where workers or threads take part, the time of the clock.
+Variants take turns; the fastest round of each counts. On a CPU this is the time of the process, which other programs do
+not affect; on CUDA, and where workers or threads take part, wall-clock time.
 """
 import argparse
 import contextlib
@@ -86,7 +86,7 @@ def peak_memory(device, reset=False):
 
 
 def seconds(function, device, clock=None):
-    """(what the function returns, the time it takes)."""
+    """(result of the function, time in s)."""
     clock = clock or (time.perf_counter if device.type == 'cuda' else time.process_time)
     started = clock()
     result = function()
@@ -221,7 +221,7 @@ def build_trainer(args, device, amp='off', layout=None):
 @mock.patch('lib.models.aster.resnet_aster.conv_bn', lambda conv, bn, x: bn(conv(x)))
 @mock.patch('lib.models.aster.stn_head.conv_bn', lambda conv, bn, x: bn(conv(x)))
 def usual_step(trainer, batch):
-    """A step as usually written: the discriminator looks at the generated images once for each of the two losses."""
+    """A step as usually written: D runs on the generated images once for each of the two losses."""
     hr, lr = batch['hr'].to(trainer.device), batch['lr'].to(trainer.device)
     trainer.generator.train()
     sr = trainer.generator(lr)
@@ -260,7 +260,7 @@ def train_step(args, data_dir, device):
 
 
 def share(args, data_dir, device):
-    """Where the time of a training step goes, in the precision that main.py chooses."""
+    """How the time of a training step is divided, in the precision that main.py chooses."""
     amp = distributed.pick_amp('auto', device)
     batch, trainer = training_batch(args, data_dir), build_trainer(args, device, amp)
     hr, lr = batch['hr'].to(device), batch['lr'].to(device)
@@ -307,7 +307,7 @@ def data(args, data_dir, device):
     def read(workers):
         sampler = EpochSampler(samples.records.lengths, args.batch_size, 1, epoch_size=batches * args.batch_size)
         loader = iter(DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=collate))
-        next(loader)  # the start of the workers is not what is asked for
+        next(loader)  # the start of the workers does not count
         return seconds(lambda: sum(1 for _ in loader), torch.device('cpu'), time.perf_counter)
 
     results = {}

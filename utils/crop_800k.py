@@ -53,7 +53,7 @@ def crop_chunk(task, images, out, sizes):
 
 
 def find_repeated(names):
-    """Indices of names whose crops would be named like those of an earlier one (a.jpg twice, or a.jpg and a.png)."""
+    """Indices of names whose crops would get the names of an earlier one's (a.jpg twice, or a.jpg and a.png)."""
     seen, repeated = set(), set()
     for i, name in enumerate(names):
         inner = inner_path(name)
@@ -155,7 +155,7 @@ def read_json(path):
 
 @contextlib.contextmanager
 def only_run(out):
-    """Holds out's run folder for this process; BlockingIOError while another one has it."""
+    """Locks out's run folder for this process; BlockingIOError while another one has it."""
     run = os.path.join(out, RUN)
     os.makedirs(run, exist_ok=True)
     descriptor = hold(run)

@@ -1,4 +1,4 @@
-"""Take the weights of one network out of a training checkpoint, to be shipped: float16, without optimizers.
+"""Export the weights of one network from a training checkpoint: float16, without optimizers.
 
     python3 -m utils.export_weights logs/best.pth weights/textsr.pth
     python3 -m utils.export_weights logs/best.pth textsr.safetensors
@@ -28,7 +28,7 @@ def parse_args(argv=None):
 
 
 def export(checkpoint, network=None, dtype=None):
-    """What to save of a training checkpoint; ValueError that names the network where it has none.
+    """The content of the exported file; ValueError that names the network where the checkpoint has none.
 
     The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """

@@ -71,7 +71,7 @@ def render_record(index, setup):
 
 
 def share(setup):
-    """Keep in this process what all records have in common."""
+    """Store in this process what all records have in common."""
     global shared
     shared = setup
 

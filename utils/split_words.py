@@ -1,11 +1,11 @@
-"""Part lists of words into training and validation lists without pictures that a test set has too.
+"""Split lists of words into training and validation lists, without pictures that a test set has too.
 
     python3 -m utils.split_words --input ./iiit5k_train/gt.txt ./svt_train/gt.txt --apart ./iiit5k_3000/gt.txt
 
 writes `train.odgt` and `val.odgt`, for utils/create_lmdb.py. A word is a near duplicate of another where both have the
 same letters and digits and the cosine of their pictures, grey at 32x16 less their means, is above `--cosine`. A word
-near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and what
-is near one of those is left out of training. Of pairs the high-resolution picture is taken.
+near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and words
+near one of those are left out of training. Of pairs the high-resolution picture is taken.
 """
 import argparse
 import json
@@ -47,7 +47,7 @@ def parse_args(argv=None):
 
 
 def look(path):
-    """What a picture is compared by: its grey values at 32x16, less their mean, as a vector of length 1 (512,)."""
+    """The vector that pictures are compared by: grey values at 32x16, less their mean, of length 1; (512,)."""
     grey = np.asarray(read_image(path).convert('L').resize((32, 16), Image.BICUBIC), dtype=np.float32).ravel()
     grey = grey - grey.mean()
     return grey / max(1e-6, float(np.linalg.norm(grey)))
@@ -74,7 +74,7 @@ def read_list(path, skipped):
 
 
 def without_near(words, others, cosine):
-    """Those of `words` that are no near duplicate of one of `others`; both [(picture, label, look)]."""
+    """The `words` that are not a near duplicate of one of `others`; both [(picture, label, look)]."""
     by_label = defaultdict(list)
     for _, label, seen in others:
         by_label[normalize(label)].append(seen)

@@ -45,7 +45,7 @@ def step_flops(blocks=16, characters=8, count=2):
 
     def of(function):
         with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-            warnings.simplefilter('ignore')  # the switch speaks of what was not touched
+            warnings.simplefilter('ignore')  # it warns about the settings that it leaves alone
             with torch.backends.mkldnn.flags(enabled=False):  # its LSTM is not counted
                 function()
         return counter.get_total_flops() / count

@@ -122,8 +122,8 @@ class Boxes:
 # ------------------------------------------------------------------------------------------ parts of pictures, blending
 
 def place(corners, width, height):
-    """The corners as shares (x, y), 0 to 1, of the sides of an image of width x height pixels; None where all of the
-    polygon lies outside."""
+    """The corners in normalized coordinates (x, y), 0 to 1, for an image of width x height pixels; None where the
+    whole polygon lies outside."""
     xs, ys = zip(*corners)
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
         return None

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass
 class Job:
-    """One image on its way. Its words: corners as shares of the sides, and as they were given."""
+    """One image on its way. Its words: normalized corners, and corners as they were given."""
 
     path: Path
     name: Path
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass
 class Version:
-    """What is kept of one version of an image: its lines, its column in the drawing, and what is to be read."""
+    """One version of an image: its lines in the report, its column in the drawing, and the pictures to read."""
 
     rows: list
     drawn: drawing.Version
@@ -76,9 +76,9 @@ class Version:
 
 
 def save(picture, path):
-    """Write a PNG beside its place and move it there; OSError names the path."""
+    """Write a PNG beside its place and rename it; OSError names the path."""
     try:
-        with written_beside(path, flush=False) as beside:  # to wait for the disk takes longer than to draw
+        with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
             picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
     except OSError as error:
         raise OSError(f'{shown(path)}: could not be written: {error.strerror or error}') from error
@@ -86,7 +86,7 @@ def save(picture, path):
 
 @dataclass
 class Converter:
-    """A conversion, as its flags have it; `prepare` reads an image, `convert` takes a list of those to the end.
+    """A conversion: `prepare` reads an image, `convert` processes a list of prepared ones to the end.
 
     enlargers: {method: Enlarger}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
     each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an

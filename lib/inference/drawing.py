@@ -120,7 +120,7 @@ def framed(image, color):
 
 
 def with_boxes(image, boxes):
-    """A copy with frames round `boxes`, (left, top, right, bottom) as shares (0 to 1) of the image's sides."""
+    """A copy with frames around `boxes`, (left, top, right, bottom) in normalized coordinates."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     for number, (left, top, right, bottom) in enumerate(boxes):
@@ -142,8 +142,8 @@ def compare(versions, label=None, boxes=(), normalize=normalize):
 
     label: the true string, if known, stands at the bottom, and letters that differ from it are marked (see
     `mark_letters`). boxes: where
-    the details lie, as shares of the image's sides (see `with_boxes`). All versions are enlarged alike for the eye, by
-    bicubic interpolation.
+    the details lie, normalized (see `with_boxes`). All versions are enlarged alike for the eye, by bicubic
+    interpolation.
     """
     views = [fit(version.image) for version in versions]
     width = max(view.width for view in views)

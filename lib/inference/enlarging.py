@@ -1,7 +1,7 @@
 """Enlarging images of any size by bicubic interpolation or a generator, the same way for tests and conversion.
 
-Large images are cut into overlapping tiles, small ones of different sizes share batches. Both give what each image
-alone would give, up to rounding: tiles overlap by the receptive field, and in a batch the pixels beside a smaller image
+Large images are cut into overlapping tiles, small ones of different sizes share batches. The result is that of each
+image alone, up to rounding: tiles overlap by the receptive field, and in a batch the pixels beside a smaller image
 are kept at zero, as the padding of the convolutions is.
 """
 import contextlib

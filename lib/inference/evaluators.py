@@ -29,7 +29,7 @@ class Reading(NamedTuple):
 
 
 def size_name(size):
-    """(height, width) as people write it."""
+    """(height, width) as 'WIDTHxHEIGHT'."""
     return f'{size[1]}x{size[0]}'
 
 

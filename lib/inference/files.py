@@ -1,4 +1,4 @@
-"""Which images a conversion takes, what its results are called and where they go. Needs no torch."""
+"""Which images a conversion takes, and the names and places of its results. Needs no torch."""
 import os
 from collections import Counter
 from pathlib import Path
@@ -43,7 +43,7 @@ def method_paths(entries, own=None, flag='--methods'):
 
 
 def identity(path):
-    """What is the same of two paths of one file; None where there is no file."""
+    """Equal for two paths of one file; None where there is no file."""
     return (os.stat(path).st_dev, os.stat(path).st_ino) if os.path.exists(path) else None
 
 

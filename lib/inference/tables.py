@@ -1,4 +1,4 @@
-"""Readings made into tables: figures by set, size and method, as markdown, JSON and TSV."""
+"""Tables of readings: figures by set, size and method, as Markdown, JSON and TSV."""
 import json
 import math
 from pathlib import Path
@@ -91,7 +91,7 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
 
 
 def save_tables(folder, rows, readings, text):
-    """Write results.md, results.json and predictions.tsv into a folder, each beside and renamed."""
+    """Write results.md, results.json and predictions.tsv into a folder, each written beside its place and renamed."""
     def plain(value):
         return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -88,7 +88,7 @@ class Aster(nn.Module):
             return self.decoder.beam_search(columns, beam_width, max_len)
 
     def with_classes(self, rows, alphabet=None):
-        """This recognizer for other classes: class i starts as a copy of class rows[i] here. The last three stay so.
+        """Change the classes: class i starts as a copy of the old class rows[i]. The last three keep their meaning.
 
         All but the embedding and the last layer is shared.
         """
