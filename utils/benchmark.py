@@ -235,7 +235,8 @@ def usual_step(trainer, batch):
 
 def training_batch(args, data_dir):
     samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)])
-    usable = (sample for sample in (samples[index, index, 0] for index in range(len(samples.records))) if 'hr' in sample)
+    pairs = (samples[index, index, 0] for index in range(len(samples.records)))
+    usable = (sample for sample in pairs if 'hr' in sample)
     return collate([next(usable) for _ in range(min(args.batch_size, len(samples.records)))], Vocabulary())
 
 
