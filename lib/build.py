@@ -114,7 +114,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         optimizers = {'recognizer': optimizer(recognizer.parameters())}
         return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)
 
-    generator = (adapt(load_generator(args.generator_path), args.ds_scale) if args.generator_path else
+    generator = (adapt(load_generator(args.generator_path), args.ds_scale, args.anti_grid) if args.generator_path else
                  Generator(args.ds_scale, args.blocks, args.maps))
     networks = {'generator': prepare(generator)}
     groups = [{'params': list(networks['generator'].parameters())}]

@@ -75,6 +75,9 @@ def build_parser():
     model = parser.add_argument_group('models')
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
                        help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: recognizer')
+    model.add_argument('--anti_grid', action='store_true',
+                       help='give the generator of --generator_path the blur against a grid on plain ground, which new '
+                            'ones have')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
     model.add_argument('--disc_maps', type=int, help='feature maps of the first layer of the discriminator; none: 64')

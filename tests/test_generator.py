@@ -34,18 +34,22 @@ def test_the_blur_is_kept_in_the_file_but_not_trained():
     assert kept <= set(generator.state_dict()) and not kept & {name for name, _ in generator.named_parameters()}
 
 
-def test_adapting_folds_batch_norm_and_puts_the_blur_in():
+def test_adapting_folds_batch_norm_and_puts_the_blur_in_where_it_is_asked_for():
     torch.manual_seed(0)
     original = Generator(4, 2, 8, batch_norm=True, anti_grid=False)
     for _ in range(3):
         original(torch.rand(4, 3, 8, 8))  # statistics of its own
     original.eval()
-    adapted = adapt(original, 4).eval()
-    assert not any('running' in name for name in adapted.state_dict()) and 'upsample.1.3.weight' in adapted.state_dict()
-    for stage in adapted.upsample:
-        stage[3] = torch.nn.Identity()
     images = torch.rand(1, 3, 8, 12)
+    adapted = adapt(original, 4).eval()
+    assert not any('running' in name for name in adapted.state_dict())
     assert torch.allclose(adapted(images), original(images), atol=1e-5)
+    blurred = adapt(original, 4, anti_grid=True).eval()
+    assert 'upsample.1.3.weight' in blurred.state_dict()
+    assert len(adapt(blurred, 4).upsample[0]) == 4, 'what has the blur keeps it'
+    for stage in blurred.upsample:
+        stage[3] = torch.nn.Identity()
+    assert torch.allclose(blurred(images), original(images), atol=1e-5)
 
 
 @pytest.mark.parametrize(('from_scale', 'to_scale'), [(4, 2), (2, 4), (2, 2)])

@@ -127,10 +127,13 @@ def generator_from_state_dict(state_dict):
     return model
 
 
-def adapt(generator, scale):
-    """A generator of the present layers with the weights of `generator`, to train on: batch norm folded into the
-    convolutions before it (exact in eval mode), the blur put in, and for another `scale` an upsampling stage dropped
-    or repeated."""
+def adapt(generator, scale, anti_grid=False):
+    """A generator with the weights of `generator`, to train on.
+
+    Batch norm is folded into the convolution before it, which changes nothing in eval mode. For another `scale` an
+    upsampling stage is dropped or repeated. anti_grid: put the blur in where it is not there yet; it takes some hundred
+    steps to make up for it.
+    """
     tensors = {}
     for name, module in generator.named_modules():
         if not isinstance(module, nn.Sequential):
@@ -149,7 +152,8 @@ def adapt(generator, scale):
             elif isinstance(layer, nn.PReLU):
                 tensors[f'{name}.{index}.weight'] = layer.weight.data
     tensors.update({f'tail.{name}': value for name, value in generator.tail.state_dict().items()})
-    adapted = Generator(scale, generator.blocks, generator.maps)
+    anti_grid = anti_grid or len(generator.upsample[0]) == 4
+    adapted = Generator(scale, generator.blocks, generator.maps, anti_grid=anti_grid)
     for stage in range(len(adapted.upsample)):
         for name in ('0.weight', '0.bias', '2.weight'):
             tensors.setdefault(f'upsample.{stage}.{name}', tensors[f'upsample.0.{name}'])
