@@ -96,13 +96,14 @@ def start(command, tmp_path, *flags, missing=()):
                           env={**os.environ, 'PYTHONPATH': str(tmp_path)})
 
 
-@pytest.mark.parametrize('command', ['main.py', 'utils/create_lmdb.py'])
-def test_flags_are_answered_before_the_slow_imports(command, tmp_path):
+@pytest.mark.parametrize(('command', 'flag'), [
+    ('main.py', '--workers'), ('convert.py', '--batch_size'), ('utils/create_lmdb.py', '--workers')])
+def test_flags_are_answered_before_the_slow_imports(command, flag, tmp_path):
     slow = ('torch', 'torchvision', 'numpy', 'scipy')
     done = start(command, tmp_path, '--help', missing=slow)
-    assert done.returncode == 0 and '--workers' in done.stdout and done.stderr == ''
-    done = start(command, tmp_path, '--workers', '-1', missing=slow)
-    assert done.returncode == 2 and '--workers' in done.stderr.splitlines()[-1]
+    assert done.returncode == 0 and flag in done.stdout and done.stderr == ''
+    done = start(command, tmp_path, flag, '-1', missing=slow)
+    assert done.returncode == 2 and flag in done.stderr.splitlines()[-1]
 
 
 def test_testing_from_another_folder_with_the_default_recognizer(tmp_path, tiny_lmdb):
