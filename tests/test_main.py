@@ -97,7 +97,7 @@ def start(command, tmp_path, *flags, missing=()):
 
 
 @pytest.mark.parametrize(('command', 'flag'), [
-    ('main.py', '--workers'), ('convert.py', '--batch_size'), ('utils/create_lmdb.py', '--workers')])
+    ('main.py', '--workers'), ('convert.py', '--ds_scale'), ('utils/create_lmdb.py', '--workers')])
 def test_flags_are_answered_before_the_slow_imports(command, flag, tmp_path):
     slow = ('torch', 'torchvision', 'numpy', 'scipy')
     done = start(command, tmp_path, '--help', missing=slow)
