@@ -46,6 +46,7 @@ def main(argv=None):
         evaluation = build.build_evaluation(args, recognizer, vocabulary, device)
         methods = build.build_methods(args, device) if args.test else train(args, evaluation, state)
         if args.test_sets:
+            torch.backends.cudnn.benchmark = False
             below = (args.blur_h, args.blur_w) if args.single_test else None
             engine.test(evaluation, args.test_sets, args.lr_sizes, methods, args.logs_dir, below)
         return 0
@@ -84,11 +85,12 @@ def train(args, evaluation, state=None):
                 f'{sampler.global_batch_size} a step, {total_steps} steps on {device}')
     methods = {'bicubic': Enlarger(scale=args.ds_scale)}
     if args.arch != 'aster':
-        methods[args.arch] = Enlarger(trainer.network('generator'), device=device)
+        methods[args.arch] = Enlarger(trainer.network('generator'), device=device, amp=args.amp)
     if 'recognizer' in trainer.networks:
         evaluation.recognizer = trainer.network('recognizer')  # its moving average, where there is one
     size_lr = (args.height // args.ds_scale, args.width // args.ds_scale)
     log_every = args.log_every or (10 if device.type == 'cuda' else 1)
+    torch.backends.cudnn.benchmark = not args.deterministic  # batches have few sizes; those of a test have many
 
     with Interruption() as interruption:
         while progress.iteration < total_steps or progress.samples_seen:
@@ -132,10 +134,8 @@ def seed_everything(seed, deterministic):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = not deterministic  # sizes are fixed in training
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: seconds
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def render_words():

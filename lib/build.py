@@ -171,7 +171,7 @@ def build_methods(args, device):
         generator = load_generator(path) if path else None
         if generator and generator.scale != args.ds_scale:
             raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
-        methods[name] = Enlarger(generator, scale=args.ds_scale, device=device)
+        methods[name] = Enlarger(generator, scale=args.ds_scale, device=device, amp=args.amp)
     return methods
 
 

@@ -248,6 +248,6 @@ def test(evaluation, sets, sizes_lr, methods, folder, below=None):
         rows = summarize(readings)
         counted = ', case and symbols counted,' if evaluation.vocabulary.case_sensitive else ','
         text = markdown(rows, [name for name, _ in sets],
-                        f'Word accuracy (%){counted} by size of the low-resolution image')
+                        f'Word accuracy (%){counted} by size of the low-resolution image', differences=True)
         print(text, flush=True)  # before it is saved: the disk may be full
         save_tables(Path(folder), rows, readings, text)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 
 
 def to_rgb(image, keep_alpha=False):
@@ -19,10 +20,11 @@ def to_rgb(image, keep_alpha=False):
 
     keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`.
     """
+    tags = getattr(image, 'tag_v2', {})  # of a TIFF file
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
-        full = float_white(values) if image.mode == 'F' else 255.0 if values.max() <= 255 else 65535.0
+        full = float_white(values) if image.mode == 'F' else integer_white(tags)
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')
@@ -30,6 +32,17 @@ def to_rgb(image, keep_alpha=False):
             return spread_colors(image)
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
     return image.convert('RGB')
+
+
+def integer_white(tags):
+    """The value that is white in a grey image of more than 8 bits: what its file declares, whatever it holds.
+
+    Pillow gives 16-bit values of all formats but TIFF, whose tags may say that white is less: 12-bit values in 16 bits
+    are taken for 12 bits where MaxSampleValue or BitsPerSample say so, and else are dark.
+    """
+    if MAX_SAMPLE_VALUE in tags:
+        return float(np.max(tags[MAX_SAMPLE_VALUE]))
+    return 2.0 ** np.max(tags.get(BITS_PER_SAMPLE, 16)) - 1
 
 
 def float_white(values):

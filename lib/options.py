@@ -10,8 +10,10 @@ from lib.vocabulary import VOCABULARIES
 WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'  # beside the scripts, wherever they are run from
 ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
 GENERATOR_PATHS = {'srgan': str(WEIGHTS / 'srgan.pth'), 'textsr': str(WEIGHTS / 'textsr.pth')}
-# Weights of the losses by --arch. Adversarial as in SRGAN; the Text Perceptual Loss, whose gradient --tpl_clip limits,
-# by a sweep on validation words (README).
+BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy is half a point lower on real_val and saves a sixth of the time
+# Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
+# without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
+# limits word by word, from a sweep on validation words (README).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
@@ -74,7 +76,8 @@ def build_parser():
 
     model = parser.add_argument_group('models')
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
-                       help='srresnet: content loss; srgan: + adversarial; textsr: + recognition; aster: recognizer')
+                       help='srresnet: content loss (MSE); srgan: + adversarial (SRGAN-MSE of Ledig et al., without '
+                            'VGG); textsr: + recognition; aster: recognizer')
     model.add_argument('--anti_grid', action='store_true',
                        help='give the generator of --generator_path the blur against a grid on plain ground, which new '
                             'ones have')
@@ -112,10 +115,12 @@ def build_parser():
                                    'validated, saved and exported; 0: none')
     optimization.add_argument('--grad_clip', type=float, default=0.0, help='largest norm of a gradient; 0: no limit')
     optimization.add_argument('--amp', choices=['auto', 'off', 'bf16', 'fp16'], default='auto',
-                              help='mixed precision in training; auto: bf16 where the device has units for it')
+                              help='mixed precision in training, and of the generators in tests; auto: bf16 where the '
+                                   'device has units for it')
     optimization.add_argument('--compile', action='store_true', help='torch.compile generator and discriminator')
     optimization.add_argument('--sync_bn', action='store_true', help='batch norm statistics over all processes')
-    optimization.add_argument('--deterministic', action='store_true', help='CUDA: only deterministic kernels')
+    optimization.add_argument('--deterministic', action='store_true',
+                              help='CUDA: deterministic operations only; one that has no such form is an error')
     optimization.add_argument('--seed', type=int, default=1, help='seed of weights, data order and degradations')
     optimization.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
 
@@ -137,7 +142,7 @@ def build_parser():
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
-    test.add_argument('--beam_width', type=int, default=1, help='beams of the beam search; 1: greedy')
+    test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
     test.add_argument('--case_sensitive', action='store_true',
                       help='a word is right where all of it is read, case and symbols too; else letters and digits')
     test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')

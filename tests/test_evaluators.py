@@ -1,12 +1,22 @@
+import csv
+
 import pytest
 import torch
+from conftest import TINY_ASTER, WORDS, word_image, word_records, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import convert
+import main
+from lib.build import build_methods
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.enlarging import Enlarger
 from lib.inference.evaluators import compare_words, evaluate
+from lib.models.aster import Aster
+from lib.models.generator import Generator
+from lib.options import parse_args
+from lib.runtime.checkpoint import save_checkpoint
 from lib.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary('LOWERCASE')
@@ -74,3 +84,41 @@ def test_pictures_of_words():
     samples, methods = EvalSamples(RECORDS, [SIZE]), {'bicubic': Enlarger(scale=4)}
     sheet = compare_words(samples, BrightnessReader(), VOCABULARY, methods, 'cpu', SIZE)
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64
+
+
+@pytest.mark.parametrize('amp', ['off', 'bf16'])
+def test_conversion_and_test_read_the_same(tmp_path, amp):
+    """The default beam width and precision of both; a recognizer that is not sure, so that they matter."""
+    torch.manual_seed(0)
+    aster, generator = Aster(**TINY_ASTER), Generator(4, 1, 8)
+    aster.decoder.decoder.fc.weight.data *= 20
+    generator.tail.weight.data *= 30
+    aster.decoder.decoder.fc.bias.data[94] = 3  # EOS
+    save_checkpoint(tmp_path / 'aster.pth', {'state_dict': aster.state_dict()})
+    save_checkpoint(tmp_path / 'textsr.pth', {'state_dict': generator.state_dict()})
+    (tmp_path / 'words').mkdir()
+    for word in WORDS:
+        (tmp_path / 'words' / f'{word}.png').write_bytes(word_image(word))
+    words = write_lmdb(tmp_path / 'lmdb', word_records())
+    networks = ['--aster_path', str(tmp_path / 'aster.pth'), '--methods', 'bicubic',
+                f'textsr={tmp_path / "textsr.pth"}', '--width=128', '--height=32', '--ds_scale=4', f'--amp={amp}']
+    assert convert.main(['--image_path', str(tmp_path / 'words'), '--out_path', str(tmp_path / 'out'), *networks]) == 0
+    assert main.main(['--test', '--test_data_dir', words, '--logs_dir', str(tmp_path / 'logs'), '-j', '0',
+                      *networks]) == 0
+
+    def readings(path, name):
+        with open(path) as file:
+            return {(row[name].removesuffix('.png'), row['method']): row['string']
+                    for row in csv.DictReader(file, delimiter='\t') if row['method'] in ('bicubic', 'textsr')}
+
+    converted = readings(tmp_path / 'out' / 'metrics.tsv', 'image')
+    assert len(set(converted.values())) > 2
+    assert readings(tmp_path / 'logs' / 'predictions.tsv', 'label') == converted
+    testing = parse_args(['--test', '--test_data_dir', words, *networks])
+    assert {method.amp for method in build_methods(testing, torch.device('cpu')).values()} == {amp}
+
+
+def test_the_commands_compute_products_of_float32_as_such():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    assert main.main(['--test', '--test_data_dir', 'missing']) == 2
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

@@ -61,6 +61,21 @@ def test_floats_of_no_known_range_are_refused(values):
         to_rgb(Image.fromarray(np.array([values], dtype=np.float32)))
 
 
+@pytest.mark.parametrize('highest', [200, 300, 65535])
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'PPM'])
+def test_white_is_what_the_file_declares_not_its_brightest_value(kind, highest):
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, highest]], dtype=np.uint16)).save(buffer, kind)
+    assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / 65535 * 255),) * 3
+
+
+@pytest.mark.parametrize('highest', [200, 4095])
+def test_twelve_bits_in_sixteen_where_the_file_says_so(highest):
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, highest]], dtype=np.uint16)).save(buffer, 'TIFF', tiffinfo={281: 4095})
+    assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / 4095 * 255),) * 3
+
+
 def test_exif_orientation_is_applied(picture):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import word_records, write_lmdb
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import main
+from lib import engine
 from lib.runtime.checkpoint import load_checkpoint, load_generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,47 @@ TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32',
 @pytest.fixture
 def flags(tiny_lmdb, tiny_aster):
     return ['--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, *TINY]
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of the operations that are run, backward too."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+# their backward adds up in no fixed order on CUDA: what torch.use_deterministic_algorithms lists, of what is used here
+UNORDERED = {'grid_sampler_2d_backward', 'upsample_bilinear2d_backward', '_upsample_bilinear2d_aa_backward',
+             'upsample_bicubic2d_backward', '_upsample_bicubic2d_aa_backward', 'reflection_pad2d_backward',
+             'replication_pad2d_backward', '_adaptive_avg_pool2d_backward', 'nll_loss2d_forward'}
+
+
+@pytest.mark.parametrize('deterministic', [[], ['--deterministic']])
+def test_deterministic_training_has_no_operation_that_cuda_sums_up_in_no_order(flags, tmp_path, deterministic):
+    torch.manual_seed(0)
+    with Operations() as run_through:
+        try:
+            assert run(flags, tmp_path, '--arch=textsr', '--tpl_perturbation=1', '--max_steps=2', *deterministic) == 0
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert 'convolution_backward' in run_through.names
+    assert bool(UNORDERED & run_through.names) != bool(deterministic)
+
+
+def test_cudnn_searches_for_kernels_in_training_alone(flags, tmp_path, monkeypatch):
+    seen = []
+    for place in ('train_one_epoch', 'validate', 'test'):
+        function = getattr(engine, place)
+        monkeypatch.setattr(engine, place, lambda *args, place=place, function=function, **keywords: (
+            seen.append((place, torch.backends.cudnn.benchmark)), function(*args, **keywords))[1])
+    words = flags[1]
+    assert run(flags, tmp_path, '--epochs=1', '--val_data_dir', words, '--test_data_dir', words) == 0
+    assert seen == [('train_one_epoch', True), ('validate', True), ('test', False)]
 
 
 def run(flags, folder, *more):

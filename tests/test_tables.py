@@ -34,6 +34,22 @@ def test_labels_without_a_letter_or_digit_are_counted_apart():
     assert summarize(alone)[0]['accuracy'] is None and 'ic13: 1 more without' in markdown(summarize(alone))
 
 
+def test_differences_are_paired_by_word():
+    strings = {'bicubic': 'aabbbbba', 'textsr': 'aaaabbbb'}
+    readings = [Reading('svt', '32x8', i, 'a', method, s, -1.0, correct=s == 'a')
+                for method, text in strings.items() for i, s in enumerate(text)]
+    rows = summarize(readings)
+    first, second = row(rows, 'svt', 'bicubic'), row(rows, 'svt', 'textsr')
+    assert first['difference'] is None and second['difference'] == pytest.approx(100 / 8)
+    by_word = [0, 0, 100, 100, 0, 0, 0, -100]
+    variance = sum((value - 100 / 8) ** 2 for value in by_word) / 7
+    assert second['standard_error'] == pytest.approx(math.sqrt(variance / 8))
+    text = markdown(rows, differences=True)
+    assert 'Difference to bicubic in points' in text and '| svt | 8 | textsr | +12.5 ± 22.7 |' in text
+    assert 'Difference' not in markdown(rows)
+    assert summarize(readings[:1] + readings[8:9])[1]['standard_error'] is None  # one word has none
+
+
 def test_one_set_needs_no_combined_row():
     assert {row['set'] for row in summarize(READINGS[:3])} == {'ic13'}
 

@@ -8,6 +8,7 @@ from lib.datasets.loading import batches
 from lib.imaging import quantize, recognizer_input, to_pil
 from lib.inference.drawing import Version, compare, stack
 from lib.metrics import psnr, ssim
+from lib.options import BEAM_WIDTH
 from lib.runtime.distributed import gather, rank
 
 ORIGINAL = 'original'  # in the place of a low-resolution size: the picture as it is
@@ -33,7 +34,7 @@ def size_name(size):
     return f'{size[1]}x{size[0]}'
 
 
-def read_words(recognizer, vocabulary, images, beam_width=1):
+def read_words(recognizer, vocabulary, images, beam_width=BEAM_WIDTH):
     """Recognizer input (N, 3, 64, 256) -> N pairs of the string read and its summed log probability."""
     ids, scores = recognizer.decode(images, beam_width)
     return [(vocabulary.decode(row), score) for row, score in zip(ids.tolist(), scores.tolist())]
@@ -57,7 +58,8 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
 
 
 @torch.no_grad()
-def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=None, with_hr=False, beam_width=1):
+def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=None, with_hr=False,
+             beam_width=BEAM_WIDTH):
     """Read every word of the loader (`EvalSamples`) as it is and enlarged by each method.
 
     enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the

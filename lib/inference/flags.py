@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
 from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths, shown
-from lib.options import ASTER_PATH, GENERATOR_PATHS, Parser
+from lib.options import ASTER_PATH, BEAM_WIDTH, GENERATOR_PATHS, Parser
 
 
 def parse_args(argv=None):
@@ -42,7 +42,7 @@ def parse_args(argv=None):
     more.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='file of srgan (default: %(default)s)')
     more.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='file of textsr (default: %(default)s)')
     more.add_argument('--aster_path', default=ASTER_PATH, help='recognizer (default: %(default)s)')
-    more.add_argument('--beam_width', type=int, default=5,
+    more.add_argument('--beam_width', type=int, default=BEAM_WIDTH,
                       help='beams of the reading; 1: greedy (default: %(default)s)')
     more.add_argument('--batch_size', type=int, default=64,
                       help='images enlarged together; 1: one after the other (default: %(default)s)')

@@ -8,7 +8,7 @@ from torch import nn
 from lib.imaging import recognizer_input, to_rgb, to_tensor
 from lib.inference import enlarging
 from lib.inference.evaluators import read_words
-from lib.options import ASTER_PATH, WEIGHTS
+from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS
 from lib.runtime.checkpoint import load_aster, load_generator
 from lib.vocabulary import vocabulary_of
 
@@ -87,7 +87,7 @@ class Reader(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def read(self, words, beam_width=5, batch_size=64):
+    def read(self, words, beam_width=BEAM_WIDTH, batch_size=64):
         """The strings in images of one word each, a list; of a single PIL image the string.
 
         words: a PIL image or a list of them, of any mode and size, or a tensor (N, 3, H, W), float RGB in [0, 1].

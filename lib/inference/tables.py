@@ -1,6 +1,7 @@
 """Tables of readings: figures by set, size and method, as Markdown, JSON and TSV."""
 import json
 import math
+import statistics
 from pathlib import Path
 
 from lib.metrics import finite_mean
@@ -13,6 +14,9 @@ def summarize(readings):
     """One dict a set, LR size and method: images, words (those with a label of which something counts), their accuracy
     in %, mean psnr in dB and ssim; None where there is no label or no reference.
 
+    difference: of the accuracy to that of `first`, the first method of the set and size, in points; standard_error: of
+    that, paired by word. Both None of the first method itself.
+
     With several sets, rows 'combined' pool the words of all, so that a set counts by its size.
     """
     groups = {}
@@ -22,17 +26,31 @@ def summarize(readings):
     if several:
         for reading in readings:
             groups.setdefault((COMBINED, reading.lr_size, reading.method), []).append(reading)
-    rows = []
+    rows, firsts = [], {}
     for (name, lr_size, method), members in groups.items():
         referenced = [member for member in members if member.psnr is not None]
         labelled = [member.correct for member in members if member.correct is not None]
+        first, reference = firsts.setdefault((name, lr_size), (method, labelled))
+        difference, error = paired(labelled, reference) if method != first else (None, None)
         rows.append({
             'set': name, 'lr_size': lr_size, 'method': method, 'images': len(members), 'words': len(labelled) or None,
             'accuracy': 100 * sum(labelled) / len(labelled) if labelled else None,
             'psnr': finite_mean(member.psnr for member in referenced) if referenced else None,
             'ssim': sum(member.ssim for member in referenced) / len(referenced) if referenced else None,
+            'first': first, 'difference': difference, 'standard_error': error,
         })
     return rows
+
+
+def paired(correct, reference):
+    """Mean difference, in points, of two lists of booleans about the same words, and its standard error.
+
+    (None, None) where they are not of the same words, or of less than two.
+    """
+    if len(correct) != len(reference) or len(correct) < 2:
+        return None, None
+    differences = [100 * (one - other) for one, other in zip(correct, reference)]
+    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def rules(titles, sides, lines):
@@ -53,10 +71,11 @@ def method_table(rows, titles):
     return rules(['method', *(title for title, _, _ in columns)], '-' + 'r' * len(columns), lines)
 
 
-def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resolution image'):
+def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resolution image', differences=False):
     """Markdown tables of `summarize`d rows: word accuracy, then PSNR and SSIM where there are any.
 
-    sets: names in the order of the table; one without rows is printed as '-'.
+    sets: names in the order of the table; one without rows is printed as '-'. differences: also those of the accuracies
+    to that of the first method.
     """
     names = list(sets) if sets else list(dict.fromkeys(row['set'] for row in rows if row['set'] != COMBINED))
     if any(row['set'] == COMBINED for row in rows):
@@ -78,6 +97,12 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
         return f'{heading}\n\n{rules(["set", "words", "method", *columns], "-r-" + "r" * len(columns), lines)}'
 
     tables = [table(title, sizes, lambda row: f'{row["accuracy"]:.1f}' if row and row['words'] else '-')]
+    compared = list(dict.fromkeys(row['lr_size'] for row in rows if row['difference'] is not None))
+    if differences and compared:
+        first = next(row['first'] for row in rows if row['difference'] is not None)
+        tables.append(table(f'Difference to {first} in points, with its standard error, paired by word', compared,
+                            lambda row: f'{row["difference"]:+.1f} ± {row["standard_error"]:.1f}'
+                            if row and row['difference'] is not None else '-'))
     measured = list(dict.fromkeys(row['lr_size'] for row in rows if row['psnr'] is not None))
     if measured:
         tables.append(table('PSNR (dB) / SSIM against the high-resolution image', measured,

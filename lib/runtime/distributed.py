@@ -13,8 +13,10 @@ AMP_DTYPES = {'off': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 def pick_device(name):
     """The device of --device, 'auto': CUDA where there is one; ValueError that names the flag where there is none.
 
-    Under torchrun 'cuda' is the GPU of this process; nothing is put on any other.
+    Under torchrun 'cuda' is the GPU of this process; nothing is put on any other. Products of float32 tensors are
+    computed as such from here on, without TF32: what a word is read as does not depend on the device.
     """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
