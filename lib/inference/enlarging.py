@@ -11,14 +11,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from lib.imaging import resize, to_pil
+from lib.imaging import resize, to_uint8
 from lib.runtime.distributed import autocast
 
-TILE = 256  # side of a tile without its overlap, low-resolution pixels; bounds the memory of a generator
+TILE = 224  # side of a tile without its overlap, low-resolution pixels; bounds the memory of a generator
 CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
 CUDA_PIXELS = 36_864
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
@@ -132,7 +133,8 @@ class Enlarger:
         def work(group):
             sources = [images[tile.index][:, tile.first_row:tile.last_row, tile.first_column:tile.last_column]
                        for tile in group]
-            return [to_pil(self._inside(tile, result)) for tile, result in zip(group, self._together(sources))]
+            return [Image.fromarray(self._inside(tile, pixels))
+                    for tile, pixels in zip(group, self._together(sources))]
 
         with self._masking():
             for group, parts in zip(groups, (workers or Workers(1)).map(work, groups)):
@@ -145,17 +147,18 @@ class Enlarger:
                     if not waiting[tile.index]:
                         yield tile.index, canvases.pop(tile.index)
 
-    def _inside(self, tile, result):
-        """The enlarged tile without its surroundings."""
+    def _inside(self, tile, pixels):
+        """The enlarged tile, uint8 (H, W, 3), without its surroundings."""
         rows = slice((tile.top - tile.first_row) * self.scale, (tile.bottom - tile.first_row) * self.scale)
         columns = slice((tile.left - tile.first_column) * self.scale, (tile.right - tile.first_column) * self.scale)
-        return result[..., rows, columns]
+        return np.ascontiguousarray(pixels[rows, columns])
 
     @torch.no_grad()
     def _together(self, images):
-        """Enlarge images (3, h, w) of any sizes in one batch; a list in their order. Only inside `_masking`."""
+        """Images (3, h, w) of any sizes, enlarged in one batch: uint8 (H, W, 3) arrays in their order. Only inside
+        `_masking`."""
         if self.generator is None:
-            return [self(image[None])[0] for image in images]
+            return [to_uint8(self(image[None])[0]) for image in images]
         self.generator.eval()
         height, width = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
         batch = torch.zeros(len(images), 3, height, width, device=self.device)
@@ -168,25 +171,25 @@ class Enlarger:
             height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
         with autocast(self.amp, self.device):
             if len(images) == 1 and height * width > self.max_pixels:
-                return [self._in_parts(batch)[0]]
+                return [self._in_parts(batch)]
             details = self.generator.detail(batch)
-        return [self.generator.base(batch[number:number + 1, :, :image.shape[1], :image.shape[2]])[0]
-                + detail[:, :image.shape[1] * self.scale, :image.shape[2] * self.scale]
+        return [to_uint8(self.generator.base(batch[number:number + 1, :, :image.shape[1], :image.shape[2]])[0]
+                         + detail[:, :image.shape[1] * self.scale, :image.shape[2] * self.scale])
                 for number, (image, detail) in enumerate(zip(images, details))]
 
     def _in_parts(self, image):
-        """A large image (1, 3, h, w) enlarged. The upsampling, which takes most of the memory, goes part by part; their
-        overlap is small, as most of the receptive field is that of the layers before."""
+        """A large image (1, 3, h, w) enlarged: uint8 (H, W, 3). The upsampling, which takes most of the memory, goes
+        part by part; their overlap is small, as most of the receptive field is that of the layers before."""
         features = self.generator.features(image)
         radius, side = receptive_radius(self.generator.upsample, self.generator.tail), math.isqrt(self.max_pixels)
-        result = image.new_empty(1, 3, self.scale * image.shape[2], self.scale * image.shape[3])
+        result = np.empty((self.scale * image.shape[2], self.scale * image.shape[3], 3), np.uint8)
         for rows in spans(image.shape[2], side, radius):
             for columns in spans(image.shape[3], side, radius):
                 tile = Tile(0, *rows, *columns)
                 part = (..., slice(tile.first_row, tile.last_row), slice(tile.first_column, tile.last_column))
                 enlarged = self.generator.base(image[part]) + self.generator.enlarge(features[part])
-                result[..., tile.top * self.scale:tile.bottom * self.scale,
-                       tile.left * self.scale:tile.right * self.scale] = self._inside(tile, enlarged)
+                result[tile.top * self.scale:tile.bottom * self.scale,
+                       tile.left * self.scale:tile.right * self.scale] = self._inside(tile, to_uint8(enlarged[0]))
         return result
 
     @contextlib.contextmanager
