@@ -26,8 +26,12 @@ SCRIPT = str(ROOT / 'utils' / 'create_lmdb.py')
 
 def encode(width, height, form='PNG', mode='RGB', **options):
     noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    if mode == 'I;16':
+        image = image.convert('I')  # old versions of Pillow convert to 16 bits from 32 alone
+    image = image.convert(mode)
     file = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(file, form, **options)
+    image.save(file, form, **options)
     return file.getvalue()
 
 
