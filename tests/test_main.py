@@ -58,6 +58,13 @@ def test_deterministic_training_has_no_operation_that_cuda_sums_up_in_no_order(f
     assert bool(UNORDERED & run_through.names) != bool(deterministic)
 
 
+def test_losses_that_are_read_seldom_are_logged_all_the_same(flags, tmp_path):
+    for every in ('1', '3'):
+        assert run(flags, tmp_path / every, '--grad_clip=1', '--log_every', every, '--save_every=2') == 0
+    each, third = ([{**entry, 'seconds': 0} for entry in log(tmp_path / every)] for every in ('1', '3'))
+    assert each == third and each[0]['gradient'] > 0
+
+
 def test_cudnn_searches_for_kernels_in_training_alone(flags, tmp_path, monkeypatch):
     seen = []
     for place in ('train_one_epoch', 'validate', 'test'):
