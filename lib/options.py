@@ -9,7 +9,8 @@ from lib.vocabulary import VOCABULARIES
 
 WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'  # beside the scripts, wherever they are run from
 ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
-GENERATOR_PATHS = {'srgan': str(WEIGHTS / 'srgan.pth'), 'textsr': str(WEIGHTS / 'textsr.pth')}
+# The first two are for the published protocol, words reduced to 32x8; the last for small pictures as they come.
+GENERATOR_PATHS = {name: str(WEIGHTS / f'{name}.pth') for name in ('srgan', 'textsr_32x8', 'textsr')}
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy is half a point lower on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
@@ -136,7 +137,7 @@ def build_parser():
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
     test.add_argument('--methods', nargs='+', help='bicubic, a file of weights/ such as textsr, or NAME=GENERATOR.pth; '
-                      'none: bicubic, srgan and textsr')
+                      'none: bicubic, srgan, textsr_32x8 and textsr')
     test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')

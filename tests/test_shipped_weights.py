@@ -37,8 +37,7 @@ def figures(path):
         numbers = [score for _, score in read_words(recognizer, vocabulary, inputs, beam_width=5)]
     else:
         generator = load_generator(path).eval()
-        size = (64, 256) if '256x64' in path.name else (32, 128)
-        hr = torch.cat([quantize(resize(picture, size)) for picture in pictures])
+        hr = torch.cat([quantize(resize(picture, (32, 128))) for picture in pictures])
         sr = quantize(generator(degrade(hr, generator.scale)))
         inputs, numbers = recognizer_input(sr), psnr(sr, hr).tolist()
     strings = [string for string, _ in read_words(recognizer, vocabulary, inputs, beam_width=5)]

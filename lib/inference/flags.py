@@ -40,7 +40,8 @@ def parse_args(argv=None):
                          'to mark letters read wrongly and to print the word accuracy')
     more = parser.add_argument_group('networks')
     more.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='file of srgan (default: %(default)s)')
-    more.add_argument('--textsr_path', default=GENERATOR_PATHS['textsr'], help='file of textsr (default: %(default)s)')
+    more.add_argument('--textsr_path', help='file of textsr (default: weights/textsr.pth; where '
+                      'images are reduced, weights/textsr_32x8.pth)')
     more.add_argument('--aster_path', default=ASTER_PATH, help='recognizer (default: %(default)s)')
     more.add_argument('--beam_width', type=int, default=BEAM_WIDTH,
                       help='beams of the reading; 1: greedy (default: %(default)s)')
@@ -84,6 +85,8 @@ def complete(args):
     for name in ('width', 'height'):
         if (getattr(args, name) or 0) % args.ds_scale:
             raise ValueError(f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
+    reduced = args.ds_scale > 1
+    args.textsr_path = args.textsr_path or GENERATOR_PATHS['textsr_32x8' if reduced else 'textsr']
     own = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
     args.paths = method_paths(args.methods or ([BICUBIC, *own] if measured else ['textsr']), own)
     if args.background is None and not measured:
