@@ -37,9 +37,8 @@ python3 utils/create_lmdb.py --input ./dataset/lists_new/val.odgt --output ./dat
 
 # For textsr and textsr_x2: the real words that are at least 28 pixels high, and TextZoom's pairs without those that
 # validate or are near a test word.
-mkdir -p ./dataset/lists_all
-cat ./dataset/lists/train.odgt ./dataset/lists_new/train.odgt > ./dataset/lists_all/train.odgt
-python3 utils/create_lmdb.py --input ./dataset/lists_all/train.odgt --output ./dataset/real_tall --min_height 27
+cat ./dataset/lists/train.odgt ./dataset/lists_new/train.odgt > ./dataset/lists/all.odgt
+python3 utils/create_lmdb.py --input ./dataset/lists/all.odgt --output ./dataset/real_tall --min_height 27
 grep -o 'textzoom_train2/images/[^"]*' ./dataset/lists/train.odgt | sed 's#textzoom_train2/##' > ./dataset/lists/pairs.txt
 grep -F -f ./dataset/lists/pairs.txt ./real/textzoom_train2/gt.txt > ./real/textzoom_train2/pairs_train.txt
 python3 utils/create_lmdb.py --input ./real/textzoom_train2/pairs_train.txt --output ./dataset/textzoom_pairs

@@ -33,7 +33,8 @@ PARSERS = {
     'utils.plot_training': plot_training.parse_args, 'utils.split_words': split_words.parse_args,
     'utils.training_cost': training_cost.parse_args, 'utils.export_onnx': export_onnx.parse_args,
 }
-OTHERS = r'python3 -m venv|\.venv/bin/(pip|python -m pytest)|pip install|printf|xargs apt-get|set -eu|render\(\) \{|\}$'
+OTHERS = (r'cat|grep|python3 -m venv|\.venv/bin/(pip|python -m pytest)|pip install|printf|xargs apt-get|set -eu|'
+          r'render\(\) \{|\}$')
 CROP, PACK, TRAIN, TEST, CONVERT = PUBLISHED = [
     "python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'",
     'python3 utils/create_lmdb.py',
@@ -73,6 +74,7 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     shutil.copytree(ROOT / 'recipes', 'recipes')
     for name in ('SynthText/gt.mat', 'syntax_crop.odgt', 'syntax_crop_128x32.odgt', 'dataset/lists/train.odgt',
                  'dataset/lists/val.odgt', 'dataset/lists_new/train.odgt', 'dataset/lists_new/val.odgt',
+                 'dataset/lists/all.odgt', 'real/textzoom_train2/pairs_train.txt',
                  'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png', 'photo.jpg', 'boxes.txt',
                  'demo_pics/words/gt.txt'):
         Path(name).parent.mkdir(parents=True, exist_ok=True)  # the tools look for their input first
