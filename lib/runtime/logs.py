@@ -69,8 +69,8 @@ class RunLog:
 
     def _set_aside(self):
         """The checkpoint is moved last: if this is interrupted, the next run moves the rest."""
-        if not any((self.folder / name).exists() for name in ('last.pth', 'log.txt')):
-            return
+        if not (self._lines() or (self.folder / 'last.pth').exists()):
+            return  # no run, or one that ended before its first checkpoint
         number = next(n for n in range(1, 10 ** 6) if not (self.folder / f'earlier-{n}').exists())
         (self.folder / f'earlier-{number}').mkdir()
         for name in ('log.txt', 'args.json', 'tensorboard', 'best.pth', 'last.pth'):
