@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from lib.checkpoint import load_aster, load_checkpoint, load_generator
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import make_loader
 from lib.datasets.sampler import EpochSampler
@@ -18,7 +19,6 @@ from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator, adapt
 from lib.options import GENERATOR_PATHS
 from lib.runtime import distributed
-from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
 from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.evaluators import compare_words, evaluate
 from lib.inference.tables import markdown, save_tables, summarize
 from lib.runtime import distributed
-from lib.runtime.checkpoint import save_checkpoint
 from lib.runtime.interruption import Interrupted
 from lib.runtime.logs import RunLog
 from lib.trainers import Trainer, check_finite

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from lib.checkpoint import save_checkpoint
 from lib.models.aster import Aster
 from lib.models.generator import Generator
-from lib.runtime.checkpoint import save_checkpoint
 
 WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
 TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8}

@@ -7,13 +7,13 @@ from PIL import Image
 
 import main
 from lib.build import build_recognizer
+from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
 from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input
 from lib.inference.pretrained import Reader
 from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_loss
 from lib.models.aster import Aster
 from lib.options import parse_args
-from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
 from lib.trainers import moving_average
 from lib.vocabulary import Vocabulary
 from tests.conftest import TINY_ASTER

@@ -1,6 +1,6 @@
 import torch
 
-from lib.runtime.checkpoint import load_aster
+from lib.checkpoint import load_aster
 from utils import benchmark
 
 CPU = torch.device('cpu')

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from lib import checkpoint
+from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint, written_beside
 from lib.models.generator import Generator
-from lib.runtime import checkpoint
-from lib.runtime.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint, written_beside
 
 
 def content(number=1.0):

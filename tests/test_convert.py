@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import convert
+from lib.checkpoint import load_aster
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference import conversion
 from lib.inference.build import build_enlargers
@@ -22,7 +23,6 @@ from lib.inference.flags import parse_args
 from lib.inference.report import save_sheets
 from lib.metrics import psnr
 from lib.options import ASTER_PATH
-from lib.runtime.checkpoint import load_aster
 from lib.vocabulary import vocabulary_of
 
 ROOT = Path(convert.__file__).resolve().parent

@@ -15,9 +15,9 @@ from torch import nn
 
 import main
 from lib import build, trainers
+from lib.checkpoint import load_checkpoint, load_generator
 from lib.datasets.sampler import EpochSampler
 from lib.runtime import distributed
-from lib.runtime.checkpoint import load_checkpoint, load_generator
 
 SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
          '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']

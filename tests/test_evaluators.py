@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 import convert
 import main
 from lib.build import build_methods
+from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.enlarging import Enlarger
@@ -16,7 +17,6 @@ from lib.inference.evaluators import compare_words, evaluate
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 from lib.options import parse_args
-from lib.runtime.checkpoint import save_checkpoint
 from lib.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary('LOWERCASE')

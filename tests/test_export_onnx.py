@@ -4,10 +4,10 @@ import json
 import pytest
 import torch
 
+from lib.checkpoint import save_checkpoint
 from lib.imaging import recognizer_input
 from lib.models.aster import Aster
 from lib.models.generator import Generator
-from lib.runtime.checkpoint import save_checkpoint
 from lib.vocabulary import Vocabulary
 from tests.conftest import TINY_ASTER
 from utils import export_onnx

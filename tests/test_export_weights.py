@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from lib.checkpoint import load_aster, load_generator, save_checkpoint
 from lib.models.aster import Aster
 from lib.models.generator import Generator
-from lib.runtime.checkpoint import load_aster, load_generator, save_checkpoint
 from tests.conftest import TINY_ASTER
 from utils.export_weights import main
 
@@ -76,7 +76,7 @@ def test_damaged_and_foreign_safetensors_are_named(tmp_path):
 
 
 def test_safetensors_without_the_package(checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('lib.runtime.checkpoint.safetensors', None)
+    monkeypatch.setattr('lib.checkpoint.safetensors', None)
     (tmp_path / 'some.safetensors').touch()
     with pytest.raises(ValueError, match='some.safetensors: needs the package safetensors: pip install'):
         load_generator(tmp_path / 'some.safetensors')

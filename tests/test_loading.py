@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from lib.checkpoint import load_checkpoint
 from lib.datasets import loading
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import DataWorkerDied, batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
-from lib.runtime.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device('cpu')

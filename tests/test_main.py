@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import main
 from lib import engine
-from lib.runtime.checkpoint import load_checkpoint, load_generator
+from lib.checkpoint import load_checkpoint, load_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 

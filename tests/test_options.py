@@ -8,9 +8,9 @@ import torch
 
 import main
 from lib.build import build_recognizer
+from lib.checkpoint import load_aster, save_checkpoint
 from lib.models.generator import Generator
 from lib.options import ASTER_PATH, SRRESNET_PATH, build_parser, parse_args
-from lib.runtime.checkpoint import load_aster, save_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = ['--blocks=1', '--maps=8', '--disc_maps=4', '--width=32', '--height=16', '--batch_size=4', '--workers=0']

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import textsr
+from lib.checkpoint import save_checkpoint
 from lib.imaging import recognizer_input, to_pil, to_tensor
 from lib.inference.pretrained import Enlarger, Reader, shipped
 from lib.models.generator import Generator
-from lib.runtime.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 WORD = ROOT / 'demo_pics' / 'words' / '14_pharmacy.jpg'

@@ -16,7 +16,7 @@ from conftest import word_records, write_lmdb
 
 import main
 from lib import engine, trainers
-from lib.runtime.checkpoint import load_checkpoint, save_checkpoint
+from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.runtime.logs import RunLog
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lib.checkpoint import load_aster, load_generator
 from lib.datasets.degradation import degrade
 from lib.imaging import quantize, read_image, recognizer_input, resize, to_tensor
 from lib.inference.evaluators import read_words
 from lib.metrics import psnr
 from lib.options import ASTER_PATH
-from lib.runtime.checkpoint import load_aster, load_generator
 from lib.vocabulary import vocabulary_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the top down; a module may import from its own layer and those below, docs/design.md.
 LAYERS = [
     ('lib/build.py',), ('lib/engine.py', 'lib/inference'), ('lib/trainers.py',),
-    ('lib/runtime/checkpoint.py', 'lib/datasets', 'lib/losses', 'lib/models', 'lib/runtime/logs.py'),
+    ('lib/checkpoint.py', 'lib/datasets', 'lib/losses', 'lib/models', 'lib/runtime/logs.py'),
     ('lib/runtime', 'lib/wordsets', 'lib/metrics.py', 'lib/options.py'), ('lib/imaging.py', 'lib/vocabulary.py'),
 ]
 FILES = sorted(ROOT.glob('lib/**/*.py'))

@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.build import adam
+from lib.checkpoint import load_aster, load_generator
 from lib.datasets.degradation import degrade
 from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input, resize, to_tensor
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.options import ASTER_PATH, SRRESNET_PATH
-from lib.runtime.checkpoint import load_aster, load_generator
 from lib.trainers import (
     NonFiniteLoss,
     OptimizerStep,

@@ -28,6 +28,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 import convert
 from lib import build
+from lib.checkpoint import load_aster
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, collate
@@ -38,7 +39,6 @@ from lib.losses.text_perceptual import text_perceptual_loss
 from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
 from lib.runtime import distributed
-from lib.runtime.checkpoint import load_aster
 from lib.runtime.console import run_command
 from lib.vocabulary import Vocabulary, vocabulary_of
 

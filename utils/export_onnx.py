@@ -25,8 +25,8 @@ from torch import nn
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.checkpoint import load_aster, load_generator, written_beside
 from lib.imaging import RECOGNIZER_SIZE
-from lib.runtime.checkpoint import load_aster, load_generator, written_beside
 from lib.runtime.console import run_command
 from lib.vocabulary import vocabulary_of
 

@@ -12,7 +12,7 @@ import torch
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.runtime.checkpoint import load_checkpoint, save_weights
+from lib.checkpoint import load_checkpoint, save_weights
 from lib.runtime.console import run_command
 
 

@@ -1,12 +1,12 @@
 """A conversion from the flags of convert.py: its networks and its words."""
 import torch
 
+from lib.checkpoint import load_aster, load_generator
 from lib.imaging import recognizer_input, to_tensor
 from lib.inference.conversion import Converter
 from lib.inference.detection import Detector
 from lib.inference.enlarging import Enlarger
 from lib.inference.evaluators import read_words
-from lib.runtime.checkpoint import load_aster, load_generator
 from lib.runtime.distributed import pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from lib.checkpoint import written_beside
 from lib.datasets.degradation import degrade
 from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
 from lib.inference.files import ORIGINAL, shown
 from lib.metrics import measure
-from lib.runtime.checkpoint import written_beside
 from lib.vocabulary import Vocabulary
 
 TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name

@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lib.checkpoint import load_aster, load_generator
 from lib.imaging import recognizer_input, to_rgb, to_tensor
 from lib.inference import enlarging
 from lib.inference.evaluators import read_words
 from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS
-from lib.runtime.checkpoint import load_aster, load_generator
 from lib.vocabulary import vocabulary_of
 
 

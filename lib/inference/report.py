@@ -6,13 +6,13 @@ import json
 import math
 from pathlib import Path
 
+from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.inference.conversion import TITLES, Row, save
 from lib.inference.drawing import stack
 from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS, shown
 from lib.inference.page import save_page
 from lib.inference.tables import method_table, summarize
-from lib.runtime.checkpoint import written_beside
 
 SHEET = 8  # words on a sheet, at most
 COLUMNS = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')
