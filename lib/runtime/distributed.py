@@ -1,5 +1,6 @@
 """One process or several: `torchrun` sets the environment; everything here also works without it."""
 import os
+import time
 import warnings
 
 import torch
@@ -132,6 +133,8 @@ def unwrap(network):
 
 def shutdown():
     if dist.is_initialized():
+        if dist.get_backend() == 'gloo':  # its threads need the interpreter's lock to let go of the last tensors; torch
+            time.sleep(0.1)  # before 2.4 holds that lock while it waits for them, for ever
         dist.destroy_process_group()
 
 
