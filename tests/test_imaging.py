@@ -64,9 +64,13 @@ def test_floats_of_no_known_range_are_refused(values):
 @pytest.mark.parametrize('highest', [200, 300, 65535])
 @pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'PPM'])
 def test_white_is_what_the_file_declares_not_its_brightest_value(kind, highest):
-    buffer = io.BytesIO()
-    Image.fromarray(np.array([[0, highest]], dtype=np.uint16)).save(buffer, kind)
-    assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / 65535 * 255),) * 3
+    if kind == 'PPM':  # Pillow 10.1 reads 16 bits but does not write them
+        content = b'P5 2 1 65535\n' + np.array([0, highest], dtype='>u2').tobytes()
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(np.array([[0, highest]], dtype=np.uint16)).save(buffer, kind)
+        content = buffer.getvalue()
+    assert read_image(content).getpixel((1, 0)) == (round(highest / 65535 * 255),) * 3
 
 
 @pytest.mark.parametrize('highest', [200, 4095])

@@ -1,4 +1,5 @@
 import copy
+import functools
 import gc
 import io
 import math
@@ -223,9 +224,16 @@ class Waits(TorchDispatchMode):
     def __init__(self, optimizers):
         super().__init__()
         self.names, self.paused = [], False
-        for optimizer in optimizers:
-            optimizer.register_step_pre_hook(lambda *_: setattr(self, 'paused', True))
-            optimizer.register_step_post_hook(lambda *_: setattr(self, 'paused', False))
+        for optimizer in optimizers:  # not by hooks: torch 2.1 leaves them out once torch.compile was used
+            optimizer.step = self.unnoted(optimizer.step)
+
+    def unnoted(self, step):
+        @functools.wraps(step)
+        def paused_step():
+            self.paused = True
+            step()
+            self.paused = False
+        return paused_step
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
