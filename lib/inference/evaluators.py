@@ -1,5 +1,5 @@
 """Testing: every word enlarged by every method and read; all tables come from the list of readings."""
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import torch
 from tqdm import tqdm
@@ -27,6 +27,20 @@ class Reading(NamedTuple):
     psnr: float = None
     ssim: float = None
     correct: Optional[bool] = None  # see `Vocabulary.same`
+
+
+class Reader(NamedTuple):
+    """What reads words. prepare: images (N, 3, h, w) in [0, 1] to what it reads, in a data worker for originals.
+    read: a list of such prepared batches to a (string, log probability) for each image."""
+
+    prepare: Callable
+    read: Callable
+    name: str = 'aster'
+
+
+def aster_reader(recognizer, vocabulary, beam_width=BEAM_WIDTH):
+    """The `Reader` of a recognizer."""
+    return Reader(recognizer_input, lambda inputs: read_words(recognizer, vocabulary, torch.cat(inputs), beam_width))
 
 
 def size_name(size):
@@ -58,9 +72,9 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
 
 
 @torch.no_grad()
-def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=None, with_hr=False,
-             beam_width=BEAM_WIDTH):
-    """Read every word of the loader (`EvalSamples`) as it is and enlarged by each method.
+def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False):
+    """Read every word of the loader (`EvalSamples` that are prepared for this `Reader`) as it is and enlarged by each
+    method.
 
     enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the
     high-resolution pair, as method 'hr'. below = (height, width): the second protocol too, in which only pictures
@@ -81,24 +95,25 @@ def evaluate(loader, set_name, recognizer, vocabulary, enlargers, device, below=
                 right = vocabulary.same(string, label)
                 readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
 
-        as_they_are = read_words(recognizer, vocabulary, batch['original'].to(device, non_blocking=True), beam_width)
+        def read(pictures):
+            return reader.read([reader.prepare(picture) for picture in pictures])
+
+        as_they_are = reader.read([original.to(device, non_blocking=True) for original in batch['original']])
         note(ORIGINAL, 'none', as_they_are)
         for size, (hr, lr) in batch['pairs'].items():
             hr, lr = hr.to(device, non_blocking=True), lr.to(device, non_blocking=True)
             for method, enlarge in enlargers.items():
                 sr = quantize(enlarge(lr))
-                strings = read_words(recognizer, vocabulary, recognizer_input(sr), beam_width)
-                note(size_name(size), method, strings, psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
+                note(size_name(size), method, read([sr]), psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
             if with_hr:
-                note(size_name(size), 'hr', read_words(recognizer, vocabulary, recognizer_input(hr), beam_width))
+                note(size_name(size), 'hr', read([hr]))
         if below:
             for method, enlarge in enlargers.items():
                 strings = list(as_they_are)
                 small = [i for i, image in enumerate(batch['small']) if image is not None]
                 if small:
-                    inputs = torch.cat([recognizer_input(quantize(enlarge(batch['small'][i].to(device))))
-                                        for i in small])
-                    for i, string in zip(small, read_words(recognizer, vocabulary, inputs, beam_width)):
+                    enlarged = [quantize(enlarge(batch['small'][i].to(device))) for i in small]
+                    for i, string in zip(small, read(enlarged)):
                         strings[i] = string
                 note(f'below {size_name(below)}', method, strings)
     order = {}  # methods and sizes in the order in which they were asked for
