@@ -64,6 +64,18 @@ def measure(sr, hr):
     return -10 * math.log10(error / sr.height) if error else math.inf, similarity / windows
 
 
+def grid(sr, scale):
+    """Strength of the grid that a pixel shuffle draws on plain ground, (N, 3, H, W) in [0, 1] -> (N,) in grey levels.
+
+    The standard deviation of the means of the scale x scale positions in a block of that many pixels; 0.0 where none of
+    them is brighter than the others, as after bicubic interpolation. H and W are multiples of `scale`.
+    """
+    levels = 255 * quantize(sr.float())
+    blocks = levels.reshape(*sr.shape[:2], sr.shape[2] // scale, scale, sr.shape[3] // scale, scale)
+    means = blocks.mean(dim=(2, 4))
+    return (means - means.mean(dim=(2, 3), keepdim=True)).flatten(1).std(dim=1)
+
+
 def finite_mean(values):
     """Mean of the finite ones among `values`, NaN where there is none (identical images have an infinite PSNR)."""
     finite = [value for value in values if math.isfinite(value)]

@@ -1,0 +1,89 @@
+"""Prints how strong a grid generators draw where a picture has no detail.
+
+    python3 -m utils.plain_ground weights/textsr.pth weights/srgan.pth --image street.jpg --box 60,60,200,100
+
+One column is a flat colour, the other, with --image, a plain part of that photograph, such as sky: its noise shows more
+of the grid. Grey levels of 255, see `lib.metrics.grid`; above 0.5 the grid can be seen.
+"""
+import argparse
+import os
+import sys
+
+import torch
+from PIL import Image
+
+if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from lib.checkpoint import load_generator
+from lib.imaging import read_image, to_tensor
+from lib.metrics import grid
+from lib.runtime.console import run_command
+
+FLAT = (128, 120, 140)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Print how strong a grid generators draw where there is no detail.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
+    parser.add_argument('--image', help='a photograph with a plain part')
+    parser.add_argument('--box', type=box, help='that part, x,y,width,height in pixels; none: the whole photograph')
+    args = parser.parse_args(argv)
+    if args.box and not args.image:
+        parser.error('--box: a part of which --image?')
+    return args
+
+
+def box(text):
+    """'x,y,width,height' as (left, top, right, bottom)."""
+    x, y, width, height = map(int, text.split(','))
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise ValueError(text)
+    return x, y, x + width, y + height
+
+
+def plain_part(path, part=None):
+    """The part of the picture in a file, all of it where part is None; ValueError where there is none."""
+    try:
+        image = read_image(path)
+    except ValueError as error:
+        raise ValueError(f'--image {path}: {error}') from error
+    if part is None:
+        return image
+    if part[2] > image.width or part[3] > image.height:
+        raise ValueError(f'--box: reaches beyond {path}, which has {image.width}x{image.height} pixels')
+    return image.crop(part)
+
+
+@torch.no_grad()
+def strength(generator, picture):
+    return grid(generator(to_tensor(picture)[None]), generator.scale).item()
+
+
+def table(args):
+    """The figures as a Markdown table; OSError or ValueError, which names the file, where one cannot be used."""
+    grounds = {'flat colour': Image.new('RGB', (64, 16), FLAT)}
+    if args.image:
+        grounds[args.image] = plain_part(args.image, args.box)
+    lines = [f'| file | {" | ".join(grounds)} |', f'|---|{"--:|" * len(grounds)}']
+    for path in args.generators:
+        generator = load_generator(path).eval()
+        values = [f'{strength(generator, picture):.2f}' for picture in grounds.values()]
+        lines.append(f'| {path} | {" | ".join(values)} |')
+    return '\n'.join(lines)
+
+
+def main(argv=None):
+    """Print; returns the exit status: 0, or 2 where a file cannot be used."""
+    args = parse_args(argv)
+    try:
+        print(table(args))
+    except (OSError, ValueError) as error:
+        print(f'plain_ground.py: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(run_command(main))
