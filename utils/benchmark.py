@@ -217,7 +217,7 @@ def build_trainer(args, device, amp='off', layout=None):
     return trainer
 
 
-@mock.patch('lib.models.generator.conv_by_rows', lambda conv, x: conv(x))
+@mock.patch('lib.models.generator.conv_by_blocks', lambda conv, x: conv(x))
 @mock.patch('lib.models.aster.resnet_aster.conv_bn', lambda conv, bn, x: bn(conv(x)))
 @mock.patch('lib.models.aster.stn_head.conv_bn', lambda conv, bn, x: bn(conv(x)))
 def usual_step(trainer, batch):

@@ -99,8 +99,8 @@ def build(path, network=None, max_len=25):
 def export(module, names, example, metadata):
     """The module as torch's ONNXProgram, batch, height and width dynamic; metadata: {name: JSON value}."""
     sides = {axis: torch.export.Dim(name) for axis, name in ((0, 'n'), (2, 'height'), (3, 'width'))}
-    # one convolution for the last layer, which is more widely understood than Col2Im
-    plain = mock.patch('lib.models.generator.conv_by_rows', lambda conv, features: conv(features))
+    # one convolution for the last layer, simpler for other programs
+    plain = mock.patch('lib.models.generator.conv_by_blocks', lambda conv, features: conv(features))
     with plain, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # of torch about its own parts
         program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=(sides,), input_names=names[:1],

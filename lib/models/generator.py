@@ -6,16 +6,21 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def conv_by_rows(conv, x):
-    """What `conv` makes of x (N, C, H, W): each row of its kernel convolves along the rows of x, and the results, each
-    shifted by its row, are summed.
+def conv_by_blocks(conv, x):
+    """What `conv`, of a large kernel and few output maps, makes of x (N, C, H, W), H and W even.
 
-    On CPUs a large kernel with few output maps is two to three times as fast this way, forward and backward.
+    Blocks of 2x2 pixels become one pixel of four times as many maps, and so does the result. On CPUs, whose units want
+    many output maps, this is about twice as fast, forward and backward.
     """
-    size = conv.kernel_size[0]
-    weight = conv.weight.flip(2).permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(2)  # (maps * size, C, 1, size)
-    rows = F.conv2d(x, weight, padding=(0, size // 2)).flatten(2)
-    return F.fold(rows, x.shape[2:], (size, 1), padding=(size // 2, 0)) + conv.bias.view(-1, 1, 1)
+    maps, channels, size, _ = conv.weight.shape
+    reach = (size // 2 + 1) // 2  # blocks to each side
+    width = 2 * (2 * reach + 1)  # of the kernel that holds `conv`'s at each of its four places in a block
+    left = 2 * reach - size // 2 + 1
+    weight = F.pad(conv.weight, (left, width + 1 - left - size) * 2).unfold(2, width, 1).unfold(3, width, 1).flip(2, 3)
+    weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 1, 5, 7, 4, 6)
+    weight = weight.reshape(4 * maps, 4 * channels, width // 2, width // 2)
+    bias = conv.bias.repeat_interleave(4)
+    return F.pixel_shuffle(F.conv2d(F.pixel_unshuffle(x, 2), weight, bias, padding=reach), 2)
 
 
 class ResidualBlock(nn.Module):
@@ -101,8 +106,7 @@ class Generator(nn.Module):
     def enlarge(self, features):
         """What the layers behind make of them: (N, maps, h, w) -> (N, 3, scale h, scale w)."""
         features = self.upsample(features)
-        by_rows = features.device.type == 'cpu' and features.dtype == torch.float32  # in bf16 it takes twice as long
-        return conv_by_rows(self.tail, features) if by_rows else self.tail(features)
+        return conv_by_blocks(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
 
 
 def generator_from_state_dict(state_dict):
