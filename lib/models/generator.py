@@ -17,10 +17,12 @@ def conv_by_blocks(conv, x):
     width = 2 * (2 * reach + 1)  # of the kernel that holds `conv`'s at each of its four places in a block
     left = 2 * reach - size // 2 + 1
     weight = F.pad(conv.weight, (left, width + 1 - left - size) * 2).unfold(2, width, 1).unfold(3, width, 1).flip(2, 3)
-    weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 1, 5, 7, 4, 6)
+    weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 5, 7, 1, 4, 6)
     weight = weight.reshape(4 * maps, 4 * channels, width // 2, width // 2)
-    bias = conv.bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(F.pixel_unshuffle(x, 2), weight, bias, padding=reach), 2)
+    count, _, rows, columns = x.shape
+    blocks = x.permute(0, 2, 3, 1).reshape(count, rows // 2, 2, columns // 2, 2, channels).transpose(2, 3)
+    blocks = blocks.reshape(count, rows // 2, columns // 2, 4 * channels).permute(0, 3, 1, 2)  # channels last in memory
+    return F.pixel_shuffle(F.conv2d(blocks, weight, conv.bias.repeat_interleave(4), padding=reach), 2)
 
 
 class ResidualBlock(nn.Module):
