@@ -117,7 +117,7 @@ def test_truncated_anywhere(tmp_path):
 @pytest.mark.parametrize('foreign', [
     b'\xff\xd8\xff\xe0 a picture', b'import os\n', b'PK\x03\x04' + b'\0' * 500, pickle.dumps([1, 2]), os.urandom(3000),
     b'<!DOCTYPE html><html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\x80\x02.',
-])
+], ids=['jpeg', 'python', 'zip', 'pickle', 'random', 'html', 'lfs', 'empty pickle'])
 def test_foreign_files(tmp_path, foreign):
     (tmp_path / 'last.pth').write_bytes(foreign)
     with pytest.raises(ValueError, match='last.pth: ') as caught:
