@@ -99,7 +99,8 @@ def test_golden_rectification_and_encoder(model, golden):
 
 
 def test_the_inverse_of_the_spline_is_that_of_every_torch_to_its_precision(model):
-    close(Aster().tps.inverse_kernel, model.tps.inverse_kernel, 1e-3)  # entries of up to 87, condition 1,300
+    # entries of up to 87, condition 1,300: in float32 an inverse is known to 87 * 1,300 * 6e-8
+    close(Aster().tps.inverse_kernel, model.tps.inverse_kernel, 7e-3)
 
 
 def test_golden_logits_loss_and_gradient(model, golden):
