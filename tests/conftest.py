@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib.checkpoint import save_checkpoint
+from lib.inference.conversion import Converter
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 
@@ -98,3 +99,18 @@ def folder(tmp_path):
     path = tmp_path / 'images'
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """interrupt_at(name): a conversion is interrupted at the batch that begins with this image; None: no more."""
+    real = Converter.convert
+
+    def set_name(name):
+        def interrupted(self, jobs):
+            if jobs[0].path.name == name:
+                raise KeyboardInterrupt
+            return real(self, jobs)
+
+        monkeypatch.setattr(Converter, 'convert', interrupted)
+    return set_name

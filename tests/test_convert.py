@@ -355,17 +355,10 @@ def test_a_full_disk_leaves_no_half_image(run, folder, tmp_path):
     assert old.read_bytes() == b'the old one'
 
 
-def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, monkeypatch):
+def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, interrupt_at):
     for number in range(3):
         photo().save(folder / f'{number}.png')
-    real = conversion.Converter.convert
-
-    def interrupted(self, jobs):
-        if jobs[0].path.name == '1.png':
-            raise KeyboardInterrupt
-        return real(self, jobs)
-
-    monkeypatch.setattr(conversion.Converter, 'convert', interrupted)
+    interrupt_at('1.png')
     status, printed, _ = run(folder, '--batch_size', 1)
     assert status == 130 and '1 of 3 images' in printed
     assert {row['image'] for row in table(tmp_path)} == {'0.png'}

@@ -176,23 +176,16 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
     assert np.abs(np.asarray(read_image(tmp_path / 'own/a.png')) - whole).max() <= 1
 
 
-def test_going_on_leaves_out_what_is_there(run, tmp_path, monkeypatch):
+def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
     (tmp_path / 'in').mkdir()
     for number in range(4):
         picture(seed=number).save(tmp_path / f'in/{number}.png')
     (tmp_path / 'gt.txt').write_text(''.join(f'in/{number}.png\tx\n' for number in range(4)))
     flags = ['in', '--methods', 'bicubic', 'textsr', '--labels', 'gt.txt', '--batch_size', '1', '--skip_existing']
-    real = conversion.Converter.convert
-
-    def interrupted(self, jobs):
-        if jobs[0].path.name == '2.png':
-            raise KeyboardInterrupt
-        return real(self, jobs)
-
-    monkeypatch.setattr(conversion.Converter, 'convert', interrupted)
+    interrupt_at('2.png')
     assert run(*flags)[0] == 130
     first = (tmp_path / 'enlarged/textsr/0.png').stat()
-    monkeypatch.setattr(conversion.Converter, 'convert', real)
+    interrupt_at(None)
     status, _, reported = run(*flags)
     assert status == 0 and '2 of 4 images have their results already' in reported and '2 of 2 images' in reported
     assert (tmp_path / 'enlarged/textsr/0.png').stat().st_mtime_ns == first.st_mtime_ns
