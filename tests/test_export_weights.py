@@ -30,6 +30,20 @@ def test_float32_is_kept_on_demand(checkpoint, tmp_path):
     assert torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']['tail.weight'].dtype == torch.float32
 
 
+def test_weights_are_averaged(checkpoint, tmp_path, capsys):
+    save_checkpoint(tmp_path / 'other.pth', {'arch': 'textsr', 'state_dict': Generator(4, 1, 4).half().state_dict()})
+    out = str(tmp_path / 'out.pth')
+    assert main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), '0.25', '--float32']) == 0
+    first, second, mean = (load_generator(path).head[0].weight for path in (checkpoint, tmp_path / 'other.pth', out))
+    torch.testing.assert_close(mean, 0.75 * first + 0.25 * second)
+    save_checkpoint(tmp_path / 'other.pth', {'arch': 'textsr', 'state_dict': Generator(4, 2, 4).state_dict()})
+    assert main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), '0.25']) == 2
+    assert 'other.pth: other layers or sizes' in capsys.readouterr().err
+    for share in ('half', '2'):
+        with pytest.raises(SystemExit):
+            main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), share])
+
+
 def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / 'out.pth'), '--network', 'recognizer']) == 2
     assert 'no recognizer of main.py in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()

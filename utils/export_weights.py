@@ -2,6 +2,11 @@
 
     python3 -m utils.export_weights logs/best.pth weights/textsr.pth
     python3 -m utils.export_weights logs/best.pth textsr.safetensors
+
+A run that went on from other weights can be averaged with them, which often keeps what either knows (Wortsman et al.,
+2022, arXiv 2109.01903):
+
+    python3 -m utils.export_weights logs/last.pth weights/aster.pth --average weights/aster.pth 0.25
 """
 import argparse
 import os
@@ -23,14 +28,33 @@ def parse_args(argv=None):
                                        'as NAME.safetensors the tensors, and the rest as metadata')
     parser.add_argument('--network', choices=['generator', 'recognizer'],
                         help='none: the recognizer of --arch aster, else the generator')
+    parser.add_argument('--average', nargs=2, metavar=('FILE', 'SHARE'),
+                        help='average with the weights in FILE, which have this share, 0 to 1')
     parser.add_argument('--float32', action='store_true', help='keep full precision (default: float16, half the size)')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.average:
+        try:
+            args.average[1] = float(args.average[1])
+        except ValueError:
+            parser.error(f'--average: {args.average[1]} is no number')
+        if not 0 <= args.average[1] <= 1:
+            parser.error(f'--average: {args.average[1]} must lie in 0 to 1')
+    return args
 
 
-def export(checkpoint, network=None, dtype=None):
+def average(weights, others, share):
+    """The weighted mean of two state dicts; ValueError where they are not of one network."""
+    sizes, other_sizes = ({name: value.shape for name, value in tensors.items()} for tensors in (weights, others))
+    if sizes != other_sizes:
+        raise ValueError('other layers or sizes')
+    return {name: torch.lerp(value.float(), others[name].float(), share) if value.is_floating_point() else value
+            for name, value in weights.items()}
+
+
+def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
     """The content of the exported file; ValueError that names the network where the checkpoint has none.
 
-    The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
+    other: a checkpoint whose network, which has this share, the weights are averaged with. The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """
     trained = 'recognizer' if checkpoint.get('arch') == 'aster' else 'generator'
     network = network or trained
@@ -39,6 +63,8 @@ def export(checkpoint, network=None, dtype=None):
         names = list(map(str, checkpoint))
         raise ValueError(f'no {network} of main.py in it; it holds {", ".join(names[:6])}'
                          + (f' and {len(names) - 6} more' if len(names) > 6 else ''))
+    if other is not None:
+        weights = average(weights, export(other, network)['state_dict'], share)
     iteration = checkpoint['progress']['iteration'] if 'progress' in checkpoint else checkpoint.get('iteration')
     state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
                   else value for name, value in weights.items()}
@@ -48,11 +74,14 @@ def export(checkpoint, network=None, dtype=None):
 def main(argv=None):
     """Export; returns the exit status: 0, or 2 for a file that cannot be used."""
     args = parse_args(argv)
+    path, share = args.average or (None, 0.0)
     try:
-        content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16)
+        content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16,
+                         load_checkpoint(path) if path else None, share)
         save_weights(args.output, **content)
     except ValueError as error:
-        print(f'export_weights.py: {args.checkpoint}: {error}', file=sys.stderr)
+        files = f'{args.checkpoint}, --average {path}' if path else args.checkpoint
+        print(f'export_weights.py: {files}: {error}', file=sys.stderr)
         return 2
     except OSError as error:
         print(f'export_weights.py: {error}', file=sys.stderr)
