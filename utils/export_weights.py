@@ -54,7 +54,8 @@ def average(weights, others, share):
 def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
     """The content of the exported file; ValueError that names the network where the checkpoint has none.
 
-    other: a checkpoint whose network, which has this share, the weights are averaged with. The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
+    other: a checkpoint whose network, which has this share, the weights are averaged with. The spline of the
+    rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """
     trained = 'recognizer' if checkpoint.get('arch') == 'aster' else 'generator'
     network = network or trained
