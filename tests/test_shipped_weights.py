@@ -14,7 +14,7 @@ from lib.checkpoint import load_aster, load_generator
 from lib.datasets.degradation import degrade
 from lib.imaging import quantize, read_image, recognizer_input, resize, to_tensor
 from lib.inference.evaluators import read_words
-from lib.metrics import psnr
+from lib.metrics import grid, psnr
 from lib.options import ASTER_PATH
 from lib.vocabulary import vocabulary_of
 
@@ -53,6 +53,18 @@ def test_weights_do_what_they_did(path):
         word: string for word, (string, _) in recorded[path.name].items()}
     for word, (_, number) in recorded[path.name].items():
         assert found[word][1] == pytest.approx(number, abs=0.01), word
+
+
+@pytest.mark.parametrize('path', [path for path in WEIGHTS if not path.name.startswith('aster')],
+                         ids=lambda path: path.name)
+@torch.no_grad()
+def test_no_grid_on_plain_ground(path):
+    """Grey levels, on a flat colour and on faint noise as a camera's; above 0.5 a grid can be seen."""
+    generator = load_generator(path).eval()
+    noise = torch.randn(1, 3, 60, 80, generator=torch.Generator().manual_seed(0))
+    for strength in (0, 1):
+        ground = torch.tensor([128, 120, 140]).view(1, 3, 1, 1) + strength * noise
+        assert grid(generator(quantize(ground / 255)), generator.scale).item() <= 0.5
 
 
 def test_no_record_is_left_of_weights_that_went():
