@@ -98,6 +98,15 @@ def adam(groups, rate):
         return torch.optim.Adam(groups, rate)
 
 
+def build_teacher(args):
+    """The generator of --teacher_path; ValueError where it has another scale."""
+    teacher = load_generator(args.teacher_path).eval()
+    if teacher.scale != args.ds_scale:
+        raise ValueError(f'--teacher_path {args.teacher_path}: enlarges {teacher.scale} times; --ds_scale is '
+                         f'{args.ds_scale}')
+    return teacher
+
+
 def build_trainer(args, recognizer, vocabulary, device, total_steps):
     """The trainer of --arch with its networks on the device, wrapped for several processes."""
     schedule = cosine_schedule(total_steps, args.warmup, args.decay_steps)
@@ -115,7 +124,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         optimizers = {'recognizer': optimizer(recognizer.parameters())}
         return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)
 
-    generator = (adapt(load_generator(args.generator_path), args.ds_scale, args.anti_grid) if args.generator_path else
+    generator = (adapt(load_generator(args.generator_path), args.ds_scale) if args.generator_path else
                  Generator(args.ds_scale, args.blocks, args.maps))
     networks = {'generator': prepare(generator)}
     groups = [{'params': list(networks['generator'].parameters())}]
@@ -127,9 +136,10 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         networks['discriminator'] = prepare(Discriminator(args.disc_maps))
         optimizers['discriminator'] = optimizer(networks['discriminator'].parameters())
     vgg = VGGLoss().to(device) if args.weights['vgg'] > 0 else None
+    teacher = build_teacher(args).to(device, memory_format=torch.channels_last) if args.teacher_path else None
     return SuperResolutionTrainer(networks, optimizers, device, args.weights, recognizer, vocabulary, vgg, args.amp,
                                   {'clip': args.tpl_clip, 'perturbation': args.tpl_perturbation,
-                                   'anchor': args.tpl_anchor}, args.ema)
+                                   'anchor': args.tpl_anchor}, args.ema, teacher)
 
 
 # -------------------------------------------------------------------------------------------------------- training data

@@ -79,13 +79,11 @@ def build_parser():
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
                        help='srresnet: content loss (MSE); srgan: + adversarial (SRGAN-MSE of Ledig et al., without '
                             'VGG); textsr: + recognition; aster: recognizer')
-    model.add_argument('--anti_grid', action='store_true',
-                       help='give the generator of --generator_path the blur against a grid on plain ground, which new '
-                            'ones have')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
     model.add_argument('--disc_maps', type=int, help='feature maps of the first layer of the discriminator; none: 64')
     model.add_argument('--generator_path', help='generator to start from, or to test')
+    model.add_argument('--teacher_path', help='generator whose output is the target instead of the high resolution')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
     model.add_argument('--aster_width', type=int, default=32,
                        help="channels of a new recognizer's first layer, 32 as in ASTER; all others in proportion")
@@ -188,8 +186,9 @@ def parse_args(argv=None):
             '--train_shares: numbers from zero up, not all zero')
     require(args.test or args.reader == 'aster', f'--reader {args.reader}: only with --test')
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
-    require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path),
-            '--arch aster trains the recognizer alone: --finetune_aster and --generator_path do not go with it')
+    require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
+            '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '
+            'with it')
     require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn,
             '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),

@@ -176,12 +176,14 @@ class SuperResolutionTrainer(Trainer):
 
     weights: {term: weight} of content, adversarial, tpl, vgg; terms of weight 0 are not computed. networks holds
     'generator', 'discriminator' (adversarial) and 'recognizer' (only where it is trained along); optimizers 'generator'
-    and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_options: its keywords.
+    and 'discriminator'. recognizer: computes the Text Perceptual Loss; tpl_options: its keywords. teacher: a generator
+    whose output takes the place of the high-resolution image.
     """
 
     def __init__(self, networks, optimizers, device, weights, recognizer=None, vocabulary=None, vgg=None, amp='off',
-                 tpl_options=None, ema=0.0):
+                 tpl_options=None, ema=0.0, teacher=None):
         super().__init__(networks, optimizers, device, amp, ema)
+        self.teacher = teacher
         self.weights = {term: weight for term, weight in weights.items() if weight > 0}
         self.recognizer, self.vocabulary, self.vgg, self.tpl_options = recognizer, vocabulary, vgg, tpl_options or {}
         self.generator, self.discriminator = networks['generator'], networks.get('discriminator')
@@ -193,6 +195,9 @@ class SuperResolutionTrainer(Trainer):
         the norm of the gradient too.
         """
         hr, lr = self.to_device(batch, 'hr'), self.to_device(batch, 'lr')
+        if self.teacher is not None:
+            with torch.no_grad(), self.autocast():
+                hr = self.teacher(lr).float()
         self.generator.train()
         with self.autocast():
             sr = self.generator(lr)
@@ -204,6 +209,7 @@ class SuperResolutionTrainer(Trainer):
         total = sum(weighted.values())
         numbers = {**terms, **{f'weighted/{term}': value for term, value in weighted.items()}, 'total': total}
         numbers.update(self.optimizers['generator'].step(total, fake_logits is not None, measure))
+        unwrap(self.generator).level_phases()
         if fake_logits is not None:
             loss = numbers['discriminator'] = discriminator_loss(self.discriminate(hr), fake_logits)
             self.optimizers['discriminator'].step(loss, measure=False)

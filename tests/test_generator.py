@@ -7,7 +7,7 @@ from lib.models.generator import Generator, adapt, conv_by_blocks, generator_fro
 
 @pytest.mark.parametrize(('blocks', 'parameters'), [(16, 1_549_462), (5, 734_219)])
 def test_published_parameter_counts(blocks, parameters):
-    original = Generator(4, blocks, batch_norm=True, anti_grid=False)
+    original = Generator(4, blocks, batch_norm=True)
     assert sum(parameter.numel() for parameter in original.parameters()) == parameters
 
 
@@ -29,28 +29,45 @@ def test_a_convolution_by_blocks_is_the_convolution(kernel):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+def with_a_grid(scale, maps=8):
+    """A generator whose weights draw a grid, as training without `level_phases` makes them."""
+    torch.manual_seed(0)
+    generator = Generator(scale, 1, maps).eval()
+    for conv, *_ in generator.upsample:
+        conv.reset_parameters()
+    generator.tail.weight.data.mul_(10)
+    return generator
+
+
 @pytest.mark.parametrize('scale', [2, 4])
-def test_plain_ground_has_no_grid(scale):
-    """Whatever the weights: with the blur a flat picture stays flat, without it they draw a grid on it."""
+def test_level_phases_draw_no_grid_on_plain_ground(scale):
+    flat = torch.tensor([0.5, 0.3, 0.6]).view(1, 3, 1, 1).expand(1, 3, 40, 40)
+
+    def spread(generator):
+        return inside(generator(flat), 16 * scale).flatten(2).std(2).max().item()
+    generator = with_a_grid(scale)
+    before = spread(generator)
+    generator.level_phases()
+    assert spread(generator) < 1e-5 < 1e-2 < before
+    assert spread(Generator(scale, 1, 8).eval()) < 1e-5, 'a new one is level'
+
+
+def test_levelling_changes_the_weights_as_little_as_it_can_and_once():
+    generator = with_a_grid(2)
+    conv = generator.upsample[0][0]
+    before = conv.weight.detach().clone()
+    generator.level_phases()
+    change = conv.weight.detach() - before
+    assert torch.allclose(change, change[:, :, :1, :1].expand_as(change), atol=1e-6), 'spread evenly over the 3x3'
+    assert torch.allclose(change.unflatten(0, (-1, 4)).sum(1), torch.zeros(()), atol=1e-6), 'the mean of the four stays'
+    level = conv.weight.detach().clone()
+    generator.level_phases()
+    assert torch.allclose(conv.weight, level, atol=1e-7)
+
+
+def test_adapting_folds_batch_norm():
     torch.manual_seed(0)
-    spread = {}
-    for anti_grid in (True, False):
-        generator = Generator(scale, 1, 8, anti_grid=anti_grid).eval()
-        generator.tail.weight.data.mul_(10)
-        flat = torch.tensor([0.5, 0.3, 0.6]).view(1, 3, 1, 1).expand(1, 3, 40, 40)
-        spread[anti_grid] = inside(generator(flat), 16 * scale).flatten(2).std(2).max().item()
-    assert spread[True] < 1e-5 < 1e-2 < spread[False]
-
-
-def test_the_blur_is_kept_in_the_file_but_not_trained():
-    generator = Generator(4, 1, 8)
-    kept = {f'upsample.{stage}.3.weight' for stage in (0, 1)}
-    assert kept <= set(generator.state_dict()) and not kept & {name for name, _ in generator.named_parameters()}
-
-
-def test_adapting_folds_batch_norm_and_puts_the_blur_in_where_it_is_asked_for():
-    torch.manual_seed(0)
-    original = Generator(4, 2, 8, batch_norm=True, anti_grid=False)
+    original = Generator(4, 2, 8, batch_norm=True)
     for _ in range(3):
         original(torch.rand(4, 3, 8, 8))  # statistics of its own
     original.eval()
@@ -58,12 +75,6 @@ def test_adapting_folds_batch_norm_and_puts_the_blur_in_where_it_is_asked_for():
     adapted = adapt(original, 4).eval()
     assert not any('running' in name for name in adapted.state_dict())
     assert torch.allclose(adapted(images), original(images), atol=1e-5)
-    blurred = adapt(original, 4, anti_grid=True).eval()
-    assert 'upsample.1.3.weight' in blurred.state_dict()
-    assert len(adapt(blurred, 4).upsample[0]) == 4, 'what has the blur keeps it'
-    for stage in blurred.upsample:
-        stage[3] = torch.nn.Identity()
-    assert torch.allclose(blurred(images), original(images), atol=1e-5)
 
 
 @pytest.mark.parametrize(('from_scale', 'to_scale'), [(4, 2), (2, 4), (2, 2)])
@@ -108,7 +119,7 @@ def test_other_scales_are_refused():
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 @pytest.mark.parametrize('original', [False, True])
 def test_rebuilt_from_its_weights(prefix, original):
-    generator = Generator(2, 3, 8, batch_norm=original, anti_grid=not original).eval()
+    generator = Generator(2, 3, 8, batch_norm=original).eval()
     weights = {prefix + name: value for name, value in generator.state_dict().items()}
     rebuilt = generator_from_state_dict(weights).eval()
     assert (rebuilt.scale, rebuilt.blocks, rebuilt.maps) == (2, 3, 8)

@@ -24,7 +24,8 @@ BAD_FLAGS = [
     '--amp=fp8', '--augmentation=-1', '--degradation=jpeg', '--arch=edsr', '--voc_type=DIGITS', '--beam_width=0',
     '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8', '--content_weight=0',
     '--heigth=32', '--ema=1', '--ema=-0.1', '--ema=nan', '--decay_steps=-1',
-    '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--aster_path=none', '--test',
+    '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--teacher_path=g.pth --arch=aster',
+    '--aster_path=none', '--test',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
 ]
@@ -132,7 +133,8 @@ def test_missing_files_are_found_before_any_work(run, tmp_path):
     assert refused(run('--test_data_dir', f'IC15={tmp_path / "no_test"}'), 'no_test: no LMDB there')
     assert refused(run('--train_data_dir', tmp_path / 'no_train'), 'no_train: no LMDB there')
     assert refused(run('--aster_path', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
-    assert refused(run('--generator_path', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    for flag in ('--generator_path', '--teacher_path'):
+        assert refused(run(flag, tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
     assert refused(run('--resume', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
     assert refused(run('--device', 'tpu'), '--device tpu')
     assert not (tmp_path / 'logs').exists()
@@ -205,6 +207,8 @@ def test_scale_against_the_generator(run, tmp_path, tiny_lmdb, tiny_aster):
     save_checkpoint(tmp_path / 'x2.pth', Generator(2, 1, 8).state_dict())
     assert run('--generator_path', tmp_path / 'x2.pth') == (0, [])  # its layers, and one more upsampling stage
     assert run('--generator_path', tmp_path / 'x2.pth', '--ds_scale', 2) == (0, [])
+    assert run('--teacher_path', tmp_path / 'x2.pth', '--ds_scale', 2) == (0, [])
+    assert refused(run('--teacher_path', tmp_path / 'x2.pth'), 'x2.pth: enlarges 2 times; --ds_scale is 4')
     testing = ['--test', '--test_data_dir', tiny_lmdb('test_set')]
     assert refused(run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}'), 'x2.pth: enlarges 2 times')
     assert refused(run(*testing, '--methods', 'mine'), '--methods mine')

@@ -2,6 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
+import main as training
 from lib.checkpoint import save_checkpoint
 from lib.models.generator import Generator
 from utils.plain_ground import main
@@ -9,14 +10,15 @@ from utils.plain_ground import main
 
 @pytest.fixture
 def generators(tmp_path):
-    """Paths of two untrained generators with one set of weights, without and with the blur behind the pixel shuffle."""
-    paths = []
-    for anti_grid in (False, True):
-        torch.manual_seed(0)
-        generator = Generator(2, 1, 8, anti_grid=anti_grid)
-        generator.tail.weight.data.mul_(5)
-        paths.append(str(tmp_path / f'{anti_grid}.pth'))
-        save_checkpoint(paths[-1], {'state_dict': generator.state_dict()})
+    """Paths of two untrained generators, the second with the level phases of the first."""
+    torch.manual_seed(0)
+    generator = Generator(2, 1, 8)
+    generator.tail.weight.data.mul_(5)
+    generator.upsample[0][0].reset_parameters()
+    paths = [str(tmp_path / f'{name}.pth') for name in ('uneven', 'level')]
+    save_checkpoint(paths[0], {'state_dict': generator.state_dict()})
+    generator.level_phases()
+    save_checkpoint(paths[1], {'state_dict': generator.state_dict()})
     return paths
 
 
@@ -24,13 +26,24 @@ def figures(printed):
     return [[float(value) for value in line.split('|')[2:-1]] for line in printed.splitlines()[2:]]
 
 
-def test_the_blur_leaves_less_of_a_grid(generators, tmp_path, capsys):
+def test_level_phases_leave_less_of_a_grid(generators, tmp_path, capsys):
     Image.effect_noise((80, 40), 8).convert('RGB').save(tmp_path / 'sky.png')
     assert main([*generators, '--image', str(tmp_path / 'sky.png'), '--box', '10,0,60,40']) == 0
-    without, blurred = figures(capsys.readouterr().out)
-    assert all(strong > 4 * weak for strong, weak in zip(without, blurred)) and len(without) == 2
+    uneven, level = figures(capsys.readouterr().out)
+    assert all(strong > 4 * weak for strong, weak in zip(uneven, level)) and len(uneven) == 2
     assert main(generators) == 0
-    assert figures(capsys.readouterr().out) == [without[:1], blurred[:1]]
+    assert figures(capsys.readouterr().out) == [uneven[:1], level[:1]]
+
+
+def test_training_levels_the_phases(generators, tiny_lmdb, tiny_aster, tmp_path, capsys):
+    words = tiny_lmdb('words', ('sun', 'rain'), size=(64, 16))
+    flags = ['--arch=srresnet', '--ds_scale=2', '--width=64', '--height=16', '--batch_size=2', '--max_steps=1', '-j=0',
+             f'--train_data_dir={words}', f'--aster_path={tiny_aster}', f'--logs_dir={tmp_path / "logs"}', '--lr=1e-9']
+    assert training.main([*flags, f'--generator_path={generators[0]}']) == 0
+    capsys.readouterr()
+    assert main([*generators, str(tmp_path / 'logs' / 'last.pth')]) == 0
+    (uneven,), (level,), (trained,) = figures(capsys.readouterr().out)
+    assert abs(trained - level) < 0.02 < uneven
 
 
 @pytest.mark.parametrize('flags, message', [

@@ -55,7 +55,7 @@ def test_weights_do_what_they_did(path):
         assert found[word][1] == pytest.approx(number, abs=0.01), word
 
 
-@pytest.mark.parametrize('name', ['textsr', 'textsr_x2', 'srresnet'])
+@pytest.mark.parametrize('name', ['textsr', 'textsr_x2', 'textsr_32x8', 'srgan', 'srresnet'])
 @torch.no_grad()
 def test_no_grid_on_plain_ground(name):
     """Grey levels, on a flat colour and on faint noise as a camera's; above 0.5 a grid can be seen."""

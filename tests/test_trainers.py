@@ -167,6 +167,12 @@ def test_a_step_keeps_nothing_of_the_one_before(build, batch):
     assert len(outputs) == 1 and outputs[0]() is None, 'a hook that holds images keeps every step in memory'
 
 
+def test_the_output_of_a_teacher_is_the_target(build, batch):
+    trainer = build({'content': 1.0})
+    trainer.teacher = copy.deepcopy(trainer.generator)
+    assert trainer.step(batch)['content'] == 0
+
+
 def test_the_discriminators_loss_does_not_reach_the_generator(build, batch):
     alone, both = build({'content': 1.0}), build({'content': 1.0, 'adversarial': 1e-30})
     before = copy_of(both.discriminator)

@@ -43,33 +43,15 @@ def norm(maps, batch_norm):
     return nn.BatchNorm2d(maps) if batch_norm else nn.Identity()
 
 
-class Blur(nn.Conv2d):
-    """A fixed 3x3 binomial filter on each of `maps` maps; its weights are a buffer, not a parameter.
-
-    It gives the four phases of a pixel shuffle equal weight, so that plain ground has no grid (Sugawara et al., 2018,
-    arXiv 1806.02658).
-    """
-
-    def __init__(self, maps):
-        super().__init__(maps, maps, 3, padding=1, groups=maps, bias=False)
-        del self.weight
-        row = torch.tensor([0.25, 0.5, 0.25])
-        self.register_buffer('weight', (row[:, None] * row).expand(maps, 1, 3, 3).clone())
-
-    def reset_parameters(self):
-        """Nothing to draw."""
-
-
 class Generator(nn.Module):
     """Enlarges `scale` (2 or 4) times: (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped. Any h and w.
 
-    The layers are those of SRGAN. Three things are ours: they predict a residual over bicubic interpolation; a fixed
-    blur follows each pixel shuffle, against the grid that these draw on plain ground; and batch norm is left out
-    (Lim et al., EDSR, CVPRW 2017), as its statistics depend on the sizes and the blur of the training images.
-    batch_norm, anti_grid: the original layers where they are True and False.
+    The layers are those of SRGAN. Three things are ours: they predict a residual over bicubic interpolation; training
+    keeps the phases of each pixel shuffle level, see `level_phases`; and batch norm is left out (Lim et al., EDSR,
+    CVPRW 2017), as its statistics depend on the sizes and the blur of the training images. batch_norm: put it in.
     """
 
-    def __init__(self, scale=4, blocks=16, maps=64, batch_norm=False, anti_grid=True):
+    def __init__(self, scale=4, blocks=16, maps=64, batch_norm=False):
         super().__init__()
         if scale not in (2, 4):
             raise ValueError(f'scale {scale}: this generator enlarges 2 or 4 times')
@@ -80,12 +62,25 @@ class Generator(nn.Module):
             nn.Conv2d(maps, maps, 3, padding=1), norm(maps, batch_norm),
         )
         self.upsample = nn.Sequential(*(
-            nn.Sequential(nn.Conv2d(maps, 4 * maps, 3, padding=1), nn.PixelShuffle(2), nn.PReLU(),
-                          *([Blur(maps)] if anti_grid else []))
+            nn.Sequential(nn.Conv2d(maps, 4 * maps, 3, padding=1), nn.PixelShuffle(2), nn.PReLU())
             for _ in range(int(math.log2(scale)))
         ))
         self.tail = nn.Conv2d(maps, 3, 9, padding=4)
         self.tail.weight.data.mul_(0.1)  # a new one starts near bicubic interpolation
+        self.level_phases()
+
+    @torch.no_grad()
+    def level_phases(self):
+        """Take from the weights what draws a grid on plain ground; training calls it after each step.
+
+        A pixel shuffle interleaves the outputs of four convolutions. Where their answers to a flat picture differ, it
+        gets a grid. So each one's bias and the sum of its weights are set to the mean of the four, with the smallest
+        change of the weights that does it.
+        """
+        for conv, *_ in self.upsample:
+            weight, bias = conv.weight.unflatten(0, (-1, 4)), conv.bias.unflatten(0, (-1, 4))
+            weight += (weight.mean(1, keepdim=True) - weight).mean((3, 4), keepdim=True)
+            bias.copy_(bias.mean(1, keepdim=True).expand_as(bias))
 
     def forward(self, images_lr):
         return self.base(images_lr) + self.detail(images_lr)
@@ -124,8 +119,7 @@ def generator_from_state_dict(state_dict):
         stages = {name.split('.')[1] for name in tensors if name.startswith('upsample.')}
         blocks = {name.split('.')[1] for name in tensors if name.startswith('body.') and '.body.' in name}
         model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1],
-                          batch_norm=any(name.endswith('running_var') for name in tensors),
-                          anti_grid='upsample.0.3.weight' in tensors)
+                          batch_norm=any(name.endswith('running_var') for name in tensors))
         model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         misfit = ' '.join(str(error).split()).rpartition('Generator: ')[2][:200]  # after torch's own heading
@@ -133,33 +127,29 @@ def generator_from_state_dict(state_dict):
     return model
 
 
-def adapt(generator, scale, anti_grid=False):
+def adapt(generator, scale):
     """A generator with the weights of `generator`, to train on.
 
     Batch norm is folded into the convolution before it, which changes nothing in eval mode. For another `scale` an
-    upsampling stage is dropped or repeated. anti_grid: put the blur in where it is not there yet; it takes some hundred
-    steps to make up for it.
+    upsampling stage is dropped or repeated.
     """
     tensors = {}
     for name, module in generator.named_modules():
         if not isinstance(module, nn.Sequential):
             continue
         for index, layer in enumerate(module):
-            if isinstance(layer, nn.Conv2d) and not isinstance(layer, Blur):
-                weight, bias = layer.weight.data, layer.bias if layer.bias is None else layer.bias.data
+            if isinstance(layer, nn.Conv2d):
+                weight, bias = layer.weight.data, layer.bias.data
                 follower = module[index + 1] if index + 1 < len(module) else None
                 if isinstance(follower, nn.BatchNorm2d):
                     factor = follower.weight.data * torch.rsqrt(follower.running_var + follower.eps)
                     weight = weight * factor.view(-1, 1, 1, 1)
                     bias = (bias - follower.running_mean) * factor + follower.bias.data
-                tensors[f'{name}.{index}.weight'] = weight
-                if bias is not None:
-                    tensors[f'{name}.{index}.bias'] = bias
+                tensors[f'{name}.{index}.weight'], tensors[f'{name}.{index}.bias'] = weight, bias
             elif isinstance(layer, nn.PReLU):
                 tensors[f'{name}.{index}.weight'] = layer.weight.data
     tensors.update({f'tail.{name}': value for name, value in generator.tail.state_dict().items()})
-    anti_grid = anti_grid or len(generator.upsample[0]) == 4
-    adapted = Generator(scale, generator.blocks, generator.maps, anti_grid=anti_grid)
+    adapted = Generator(scale, generator.blocks, generator.maps)
     for stage in range(len(adapted.upsample)):
         for name in ('0.weight', '0.bias', '2.weight'):
             tensors.setdefault(f'upsample.{stage}.{name}', tensors[f'upsample.0.{name}'])
