@@ -37,8 +37,8 @@ def test_receptive_radius_is_the_reach_of_a_pixel_and_not_more(scale):
     assert (seen.min().item(), seen.max().item()) == (middle - radius, middle + radius)
 
 
-def test_the_default_generator_reaches_41_pixels():
-    assert receptive_radius(Generator(4, 16, 4)) == 41
+def test_the_default_generator_reaches_40_pixels():
+    assert receptive_radius(Generator(4, 16, 4)) == 40
 
 
 @pytest.mark.parametrize('length', [1, 7, 50, 51, 97, 200])
