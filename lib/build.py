@@ -36,6 +36,8 @@ def check_networks(args):
     """Load what a training run needs besides the recognizer: OSError or ValueError where it cannot be had."""
     if args.generator_path:
         load_generator(args.generator_path)
+    if args.teacher_path:
+        build_teacher(args)
     if args.weights['vgg'] > 0:
         VGGLoss()
 
