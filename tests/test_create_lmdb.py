@@ -145,6 +145,14 @@ def test_sizes_are_strictly_bigger(tmp_path):
     assert [contents[key] for key in contents if key.startswith('label')] == [b'both', b'turned']
 
 
+def test_sizes_are_strictly_smaller(tmp_path, capsys):
+    gt = make_list(tmp_path, {'equal.png': encode(64, 31), 'high.png': encode(63, 32), 'both.png': encode(63, 31)})
+    assert build('--input', gt, '--output', tmp_path / 'set', '--max_width', 64, '--max_height', 32) == 0
+    contents = read(tmp_path / 'set')
+    assert [contents[key] for key in contents if key.startswith('label')] == [b'both']
+    assert '2 skipped, image too large' in capsys.readouterr().out
+
+
 BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': encode(90, 40, 'JPEG')[:-300],
        'truncated.png': encode(90, 40)[:2000], 'header.png': encode(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
        'lesser_bomb.png': huge_png(10000, 10000),  # only a warning to Pillow
@@ -208,7 +216,7 @@ def test_force_and_append(tmp_path, good, capsys):
 @pytest.mark.parametrize('arguments, message', [
     (['--input', 'none.txt'], '--input none.txt does not exist'), (['--min_width', '-1'], '--min_width'),
     (['--workers', '0'], '--workers'), (['--check', 'none'], 'none: no such folder'),
-    (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int')])
+    (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int'), (['--max_height', '-1'], '--max_height')])
 def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'syntax_crop.odgt').write_text('')

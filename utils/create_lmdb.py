@@ -5,6 +5,7 @@
     python3 utils/create_lmdb.py --check ./dataset/ic15_1811
 """
 import argparse
+import math
 import os
 import signal
 import sys
@@ -49,7 +50,11 @@ def parse_args(argv=None):
                         help='keep only images wider than this: 128 keeps 129 and up (default: %(default)s, all)')
     parser.add_argument('--min_height', type=int, default=0, metavar='PIXELS',
                         help='keep only images higher than this: 32 keeps 33 and up (default: %(default)s, all). '
-                             'In pairs both sizes are those of the high-resolution image')
+                             'In pairs the sizes are those of the high-resolution image')
+    parser.add_argument('--max_width', type=int, default=0, metavar='PIXELS',
+                        help='keep only images narrower than this: 64 keeps up to 63 (default: %(default)s, all)')
+    parser.add_argument('--max_height', type=int, default=0, metavar='PIXELS',
+                        help='keep only images lower than this: 32 keeps up to 31 (default: %(default)s, all)')
     parser.add_argument('--workers', type=int, default=available_cores(),
                         help='processes that read and check images (default: all cores, here %(default)s)')
     mode = parser.add_mutually_exclusive_group()
@@ -57,7 +62,7 @@ def parse_args(argv=None):
     mode.add_argument('--append', action='store_true', help='add to the LMDB at --output')
     mode.add_argument('--check', metavar='PATH', help='build nothing; check the LMDB in this folder and describe it')
     args = parser.parse_args(argv)
-    for flag in ('min_width', 'min_height'):
+    for flag in ('min_width', 'min_height', 'max_width', 'max_height'):
         if getattr(args, flag) < 0:
             parser.error(f'--{flag} must not be negative')
     if args.workers < 1:
@@ -69,7 +74,7 @@ def parse_args(argv=None):
     return args
 
 
-def load_entry(entry, folders, min_width, min_height):
+def load_entry(entry, folders, min_width=0, min_height=0, max_width=0, max_height=0):
     """Reads and checks the images of one entry.
 
     Returns:
@@ -92,6 +97,8 @@ def load_entry(entry, folders, min_width, min_height):
             return 'image unusable', f'{found} ({error})'
         if kind != 'image_lr' and (width <= min_width or height <= min_height):
             return 'image too small', f'{found} ({width}x{height})'
+        if kind != 'image_lr' and (width >= (max_width or math.inf) or height >= (max_height or math.inf)):
+            return 'image too large', f'{found} ({width}x{height})'
     return entry.label, images
 
 
@@ -137,7 +144,8 @@ def create(args):
     except (OSError, ValueError) as error:
         return fail(error, 2)
     written, skipped, names = build(writer, entries, total, args.workers, folders=folders,
-                                    min_width=args.min_width, min_height=args.min_height)
+                                    min_width=args.min_width, min_height=args.min_height,
+                                    max_width=args.max_width, max_height=args.max_height)
     seconds = time.monotonic() - start
     print(f'{args.output}: {written} written, {sum(skipped.values())} skipped in {seconds:.1f} s'
           + (f'; {len(writer)} records in all' if args.append else ''))

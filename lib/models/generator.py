@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features):
-        return features + self.body(features)
+        return self.body(features).add_(features)  # in place: nothing else needs the body's output
 
 
 def norm(maps, batch_norm):
@@ -98,7 +98,7 @@ class Generator(nn.Module):
     def features(self, images_lr):
         """The maps of the layers before the upsampling: (N, 3, h, w) -> (N, maps, h, w)."""
         features = self.head(images_lr)
-        return features + self.body(features)
+        return self.body(features).add_(features)
 
     def enlarge(self, features):
         """What the layers behind make of them: (N, maps, h, w) -> (N, 3, scale h, scale w)."""
