@@ -216,7 +216,8 @@ def test_force_and_append(tmp_path, good, capsys):
 @pytest.mark.parametrize('arguments, message', [
     (['--input', 'none.txt'], '--input none.txt does not exist'), (['--min_width', '-1'], '--min_width'),
     (['--workers', '0'], '--workers'), (['--check', 'none'], 'none: no such folder'),
-    (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int'), (['--max_height', '-1'], '--max_height')])
+    (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int'),
+    (['--max_height', '-1'], '--max_height')])
 def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'syntax_crop.odgt').write_text('')

@@ -44,6 +44,18 @@ def test_weights_are_averaged(checkpoint, tmp_path, capsys):
             main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), share])
 
 
+def test_batch_norm_is_folded_before_averaging(checkpoint, tmp_path):
+    torch.manual_seed(0)
+    other = Generator(4, 1, 4, batch_norm=True)
+    other(torch.rand(4, 3, 8, 8))  # statistics that are not the first ones
+    save_checkpoint(tmp_path / 'other.pth', {'arch': 'srresnet', 'state_dict': other.state_dict()})
+    out = str(tmp_path / 'out.pth')
+    assert main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), '1', '--float32']) == 0
+    picture = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(load_generator(out)(picture), other.eval()(picture))
+
+
 def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     assert main([str(checkpoint), str(tmp_path / 'out.pth'), '--network', 'recognizer']) == 2
     assert 'no recognizer of main.py in it' in capsys.readouterr().err and not (tmp_path / 'out.pth').exists()

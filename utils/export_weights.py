@@ -7,6 +7,9 @@ A run that went on from other weights can be averaged with them, which often kee
 2022, arXiv 2109.01903):
 
     python3 -m utils.export_weights logs/last.pth weights/aster.pth --average weights/aster.pth 0.25
+
+Of a generator trained with an adversarial loss and the one it began with, the average lies between the two in PSNR too
+(Wang et al., ESRGAN, 2018, arXiv 1809.00219). Where one of two generators has batch norm, it is folded first.
 """
 import argparse
 import os
@@ -18,6 +21,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.checkpoint import load_checkpoint, save_weights
+from lib.models.generator import adapt, generator_from_state_dict
 from lib.runtime.console import run_command
 
 
@@ -51,6 +55,12 @@ def average(weights, others, share):
             for name, value in weights.items()}
 
 
+def without_batch_norm(weights):
+    """A generator's state dict with batch norm folded into the convolutions."""
+    generator = generator_from_state_dict(weights)
+    return adapt(generator, generator.scale).state_dict()
+
+
 def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
     """The content of the exported file; ValueError that names the network where the checkpoint has none.
 
@@ -65,7 +75,10 @@ def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
         raise ValueError(f'no {network} of main.py in it; it holds {", ".join(names[:6])}'
                          + (f' and {len(names) - 6} more' if len(names) > 6 else ''))
     if other is not None:
-        weights = average(weights, export(other, network)['state_dict'], share)
+        others = export(other, network)['state_dict']
+        if network == 'generator' and set(weights) != set(others):
+            weights, others = map(without_batch_norm, (weights, others))
+        weights = average(weights, others, share)
     iteration = checkpoint['progress']['iteration'] if 'progress' in checkpoint else checkpoint.get('iteration')
     state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
                   else value for name, value in weights.items()}
