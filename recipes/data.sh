@@ -28,7 +28,8 @@ python3 -m utils.split_words --out ./dataset/lists \
     --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
 python3 utils/create_lmdb.py --input ./dataset/lists/train.odgt --output ./dataset/real_train
 python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val
-python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val_small --max_width 64 --max_height 32
+python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val_small \
+    --max_width 64 --max_height 32
 
 # What the recognizer is trained further on besides: born-digital words, receipts, and words of COCO-Text.
 python3 -m utils.split_words --out ./dataset/lists_new \
