@@ -122,6 +122,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
     if args.arch == 'aster':
+        recognizer.decoder.teacher_dropout = args.teacher_dropout
         recognizer = distributed.wrap(recognizer.to(memory_format=torch.channels_last), device, args.sync_bn)
         optimizers = {'recognizer': optimizer(recognizer.parameters())}
         return RecognizerTrainer({'recognizer': recognizer}, optimizers, device, vocabulary, args.amp, args.ema)

@@ -74,6 +74,8 @@ def build_parser():
                            '--arch aster also damage; none: 0, with --arch aster 0.5')
     data.add_argument('--read_reduced', action='store_true',
                       help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
+    data.add_argument('--teacher_dropout', type=float, default=0.0,
+                      help='--arch aster: share of the characters of a label that are hidden from the next step')
 
     model = parser.add_argument_group('models')
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
@@ -173,6 +175,8 @@ def parse_args(argv=None):
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
     require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
     require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
+    require(0 <= args.teacher_dropout < 1,
+            f'--teacher_dropout {args.teacher_dropout}: must lie in 0 to 1, without 1')
     require(0 <= args.ema < 1, f'--ema {args.ema}: must lie in 0 to 1, without 1')
     require(0 <= args.tpl_perturbation <= 1, f'--tpl_perturbation {args.tpl_perturbation}: must lie in 0 to 1')
     require(not (args.tpl_anchor and args.finetune_aster), '--tpl_anchor: not with --finetune_aster')

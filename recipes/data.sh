@@ -20,6 +20,9 @@ render --out ./dataset/words_120k --count 120000 --seed 11 --font_split train
 render --out ./dataset/words_s21 --count 100000 --seed 21 --font_split train
 render --out ./dataset/words_s23 --count 160000 --seed 23 --font_split train
 render --out ./dataset/words_s24 --count 150000 --seed 24 --font_split train
+render --out ./dataset/words_s25 --count 120000 --seed 25 --font_split train
+render --out ./dataset/words_s26 --count 100000 --seed 26 --font_split train
+render --out ./dataset/words_s27 --count 140000 --seed 27 --font_split train
 render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
 render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
 

@@ -99,6 +99,21 @@ def test_reading_and_training_attend_alike():
         close(reading, head(columns, targets), 1e-4)
 
 
+def test_withheld_characters_are_not_told():
+    """With all of them withheld the logits depend on the columns alone, those of the first step as ever."""
+    head, columns = random_head(1, 5)
+    one, other = (torch.full((len(columns), 4), label) for label in (1, 2))
+    with torch.no_grad():
+        told = head(columns, one)
+        assert not torch.equal(told[:, 1:], head(columns, other)[:, 1:])
+        head.teacher_dropout = 1.0
+        close(head(columns, one), head(columns, other), 0)
+        close(head(columns, one)[:, 0], told[:, 0], 1e-6)
+        head.teacher_dropout = 0.5
+        different = (head(columns, one) - told).abs().amax(2) > 1e-6
+    assert 0.2 < different[:, 1].float().mean() < 0.8
+
+
 def test_score_is_the_log_probability_of_the_string():
     head, columns = random_head(1, 5)
     ids, scores = head.greedy(columns, 30)

@@ -130,7 +130,7 @@ def test_the_label_is_what_is_drawn(monkeypatch):
     monkeypatch.setattr('PIL.ImageDraw.ImageDraw.text',
                         lambda self, xy, chars, **style: (drawn.append(chars), text(self, xy, chars, **style))[1])
     caps = Font('caps', None, 0, LETTERS + '-', 'upper')
-    setup = {'seed': 0, 'height': 32, 'words': ['Wort'], 'photos': [], 'families': [[caps]]}
+    setup = {'seed': 0, 'height': 32, 'words': ['Wort'], 'photos': [], 'families': [[caps]], 'odds': [1]}
     for index in range(60):
         drawn.clear()
         label, _ = render_words.render_record(index, setup)
@@ -155,6 +155,18 @@ def test_fonts_are_checked(tmp_path):
     assert set(PRINTABLE) - set(check('odd', swap(**odd))[0].chars) == set(odd)
     (tmp_path / 'broken.ttf').write_bytes(b'no font')
     assert check_file(tmp_path / 'broken.ttf').startswith('unreadable')
+
+
+def test_plain_fonts_are_drawn_more_often(tmp_path):
+    """A font counts as much as its letters are like plain ones; a family as its plainest font."""
+    good, odd = (font_tools.check_font(write_font(tmp_path / f'{name}.ttf', redraw))[0]
+                 for name, redraw in (('good', str), ('odd', swap(a='b', b='a', c='d', d='c'))))
+    assert good.plainness == 1 and odd.plainness == pytest.approx(58 / 62)
+    odds = font_tools.odds_of([[good], [odd], [odd, good]])
+    assert odds.sum() == pytest.approx(1) and odds[0] == odds[2] == pytest.approx(odds[1] * (62 / 58) ** 4)
+    setup = {'seed': 0, 'height': 32, 'words': ['a'], 'photos': [], 'odds': [1, 0],
+             'families': [[good], [good._replace(path='nowhere')]]}
+    assert all(render_words.render_record(index, setup)[1] for index in range(5)), 'the second cannot be opened'
 
 
 def check_file(path):

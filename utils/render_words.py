@@ -25,7 +25,7 @@ from lib.runtime.system import available_cores
 from lib.runtime.workers import in_order
 from lib.wordsets.lmdb_writer import LmdbWriter
 from lib.wordsets.rendering import styles
-from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts
+from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font, choose_fonts, list_fonts, odds_of
 from lib.wordsets.rendering.labels import DEFAULT_WORDS, MAX_LENGTH, make_label, read_words
 
 MAX_PHOTOS = 400
@@ -53,12 +53,12 @@ def render_chunk(start, stop, setup):
 
 
 def render_record(index, setup):
-    """(label, JPEG bytes) of one record; `setup` holds seed, height, words, photos and the families of fonts."""
+    """(label, JPEG bytes) of one record; `setup`: seed, height, words, photos, families of fonts and their odds."""
     rng = np.random.default_rng([setup['seed'], index])
     label = make_label(setup['words'], rng)
     families = setup['families']
     for _ in range(20):
-        family = families[rng.integers(len(families))]
+        family = families[rng.choice(len(families), p=setup['odds'])]
         font = family[rng.integers(len(family))]
         if set(label) <= set(font.chars):
             break
@@ -144,7 +144,8 @@ def render_set(args):
     if args.background_dir and not photos:
         print(f'{", ".join(args.background_dir)}: no JPEG or PNG photo there, only drawn backgrounds are used',
               file=sys.stderr)
-    setup = {'seed': args.seed, 'height': args.height, 'words': words, 'photos': photos, 'families': families}
+    setup = {'seed': args.seed, 'height': args.height, 'words': words, 'photos': photos, 'families': families,
+             'odds': odds_of(families)}
     with LmdbWriter(args.out, force=args.force) as writer:
         records = render_all(setup, args.count, args.workers)
         with closing(records):

@@ -99,11 +99,16 @@ class DecoderCell(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """Attention decoder over `num_classes` classes, of which the last three are EOS, padding and unknown."""
+    """Attention decoder over `num_classes` classes, of which the last three are EOS, padding and unknown.
+
+    teacher_dropout: share of the true characters that teacher forcing withholds from the next step, which is given
+    unknown instead and has to read without them; a number in [0, 1) to set for training.
+    """
 
     def __init__(self, num_classes, in_planes, state_dim=512, attention_dim=512):
         super().__init__()
         self.eos, self.bos = num_classes - 3, num_classes
+        self.teacher_dropout = 0.0
         self.decoder = DecoderCell(num_classes, in_planes, state_dim, attention_dim)
 
     def start(self, columns):
@@ -115,7 +120,11 @@ class AttentionHead(nn.Module):
     def forward(self, columns, targets):
         """Teacher forcing: columns (N, W, C), targets (N, T) int64 -> logits (N, T, classes) of each target."""
         state, keys, table = self.start(columns)
-        previous = F.pad(targets[:, :-1], (1, 0), value=self.bos)
+        previous = targets[:, :-1]
+        if self.teacher_dropout:
+            withheld = torch.rand(previous.shape, device=previous.device) < self.teacher_dropout
+            previous = previous.masked_fill(withheld, self.bos - 1)
+        previous = F.pad(previous, (1, 0), value=self.bos)
         symbols = F.embedding(previous, table)  # (N, T, 3 S or A)
         states = []
         for t in range(targets.shape[1]):

@@ -13,8 +13,10 @@ def letter(text, font, rng, crop_height):
     """Layers of the flat word, ink 255: red the letters, green letters with outline, blue the shadow; or grey."""
     size = int(crop_height * rng.uniform(0.72, 0.92))
     face = load_font(font.path, font.index, size // 4 * 4)
-    spacing = 0
-    if rng.random() < 0.3:
+    kind, spacing = rng.random(), 0
+    if kind < 0.07:  # letters set wide apart, as over shops
+        spacing = size * rng.uniform(0.2, 1)
+    elif kind < 0.35:
         spacing = size * (rng.uniform(-0.03, 0) if rng.random() < 0.25 else rng.exponential(0.08))
     stroke = round(size * rng.uniform(0.025, 0.075)) if rng.random() < 0.16 else 0
     pad = size // 2 + stroke
@@ -66,10 +68,10 @@ def bend(layers, rng):
     """Bends some words along an arc or a wave."""
     kind = rng.random()
     width, height = layers.size
-    if kind > 0.16 or width < 1.5 * height:
+    if kind > 0.2 or width < 1.5 * height:
         return layers
-    if kind < 0.12:
-        angle = rng.uniform(0.3, 1.9) * rng.choice((-1, 1))  # angle of the whole word
+    if kind < 0.16:
+        angle = rng.uniform(0.3, 2.4) * rng.choice((-1, 1))  # angle of the whole word
         radius = width / abs(angle)
         inner = radius - height / 2
         if inner < 0.5 * height:
