@@ -19,6 +19,7 @@ from pathlib import Path
 from lib.inference.files import SUFFIXES, check_outputs, find_images, output_names, shown
 from lib.inference.flags import parse_args
 from lib.runtime.console import run_command
+from lib.runtime.system import share_heap
 from lib.wordsets.word_lists import match_labels
 
 WINDOW = 128  # images in memory at once, from which those of similar sizes are put together
@@ -28,6 +29,7 @@ WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
 def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
+    share_heap()
     folders = {*args.folders.values(), *filter(None, [args.drawings, args.sheets])}
     try:
         images, others = find_images(args.sources, args.recursive, folders)

@@ -19,7 +19,7 @@ from torch import nn
 from lib.imaging import resize, to_uint8
 from lib.runtime.distributed import autocast
 
-TILE = 448  # side of a tile without its overlap, low-resolution pixels: bounds the memory, at little work done twice
+TILE = 320  # side of a tile without its overlap, low-resolution pixels: bounds the memory, at little work done twice
 CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
 CUDA_PIXELS = 36_864
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on

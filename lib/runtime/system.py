@@ -1,4 +1,6 @@
 """What Linux, macOS and Windows do differently, and how processes end with their parent."""
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import threading
@@ -14,6 +16,16 @@ def available_cores():
     if hasattr(os, 'sched_getaffinity'):  # Linux: less than all of them in a container or under taskset
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def share_heap():
+    """Let all threads take memory from one heap, where the C library is glibc.
+
+    Otherwise each keeps what it has freed in a heap of its own: a tenth of the memory of a conversion, at no gain in
+    time. Call before threads are started.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def end_with_parent():
