@@ -147,6 +147,17 @@ def test_transparency_is_kept(run, tmp_path):
     assert Image.open(tmp_path / 'measured/bicubic/a.png').mode == 'RGB', 'measured on white, as ever'
 
 
+@pytest.mark.parametrize('flags', [['--methods', 'bicubic'], ['--methods', 'textsr', '--background', 'textsr']])
+def test_transparency_is_kept_where_the_method_is_the_background(run, tmp_path, flags):
+    image = picture((400, 300))
+    image.putalpha(Image.linear_gradient('L').resize(image.size))
+    image.save(tmp_path / 'a.png')
+    for folder, words in (('whole', []), ('zoom', ['--zoom', '40,30,80,20'])):
+        assert run('a.png', '--no_read', '-o', folder, *words, *flags)[0] == 0
+    whole, zoom = (np.asarray(Image.open(tmp_path / folder / 'a.png')) for folder in ('whole', 'zoom'))
+    assert zoom.shape == (1200, 1600, 4) and (zoom == whole).all()
+
+
 def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
     picture((400, 300)).save(tmp_path / 'a.png')
     status, printed, _ = run('a.png')

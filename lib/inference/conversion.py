@@ -1,5 +1,6 @@
 """Images of a conversion through all methods: reduced or not, enlarged, saved, measured, read and drawn."""
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Row:
     lr_size: str = ''
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One image on its way. Its words: normalized corners, and corners as they were given."""
 
@@ -161,7 +162,7 @@ class Converter:
         grounds = {}
         if in_parts:
             pictures = self.ground.pictures([job.lr for job in in_parts], self.batch_size, self.workers)
-            grounds = {id(in_parts[index]): picture for index, picture in pictures}
+            grounds = {in_parts[index]: picture for index, picture in pictures}
         for method, enlarger in self.enlargers.items():
             for job, picture in self._enlarge(jobs, enlarger, grounds):
                 job.versions[method] = self._version(job, method, picture if picture.mode == 'RGB' else to_rgb(picture))
@@ -185,29 +186,27 @@ class Converter:
 
     def _enlarge(self, jobs, enlarger, grounds):
         """Yield (job, picture), RGB or RGBA, of each job when it is done."""
-        if enlarger is self.ground:
-            yield from ((job, self._join(job, [], grounds[id(job)])) for job in jobs if id(job) in grounds)
-            jobs = [job for job in jobs if id(job) not in grounds]
         pieces = []  # (job, where it goes: None for the whole, 'alpha', or a word's shares, tensor)
         for job in jobs:
-            if id(job) not in grounds:
+            if job not in grounds:
                 pieces.append((job, None, job.lr))
-            else:
+            elif enlarger is not self.ground:
                 height, width = job.lr.shape[1:]
                 for shares in job.words.values():
                     left, top, right, bottom = boxes.window(shares, width, height)[0]
                     pieces.append((job, shares, job.lr[:, top:bottom, left:right]))
             if job.alpha is not None:
                 pieces.append((job, 'alpha', job.alpha))
-        parts = {id(job): [] for job, _, _ in pieces}
-        missing = {key: sum(id(job) == key for job, _, _ in pieces) for key in parts}
+        parts = {job: [] for job in jobs}
+        missing = Counter(job for job, _, _ in pieces)
+        yield from ((job, self._join(job, [], grounds[job])) for job in jobs if not missing[job])
         tensors = [tensor for _, _, tensor in pieces]
         for index, part in enlarger.pictures(tensors, self.batch_size, self.workers):
             job, role, _ = pieces[index]
-            parts[id(job)].append((role, part))
-            missing[id(job)] -= 1
-            if not missing[id(job)]:
-                yield job, self._join(job, parts.pop(id(job)), grounds.get(id(job)))
+            parts[job].append((role, part))
+            missing[job] -= 1
+            if not missing[job]:
+                yield job, self._join(job, parts.pop(job), grounds.get(job))
 
     def _join(self, job, parts, ground):
         """One picture of the enlarged parts."""
