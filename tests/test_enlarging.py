@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -134,8 +136,10 @@ def test_failed_work_ends_the_work_beside_it():
     def work(item):
         if item == 3:
             raise ValueError('no')
+        time.sleep(0.001)
         done.append(item)
 
     with pytest.raises(ValueError, match='no'):
-        list(workers.map(work, range(10_000)))
-    assert len(done) < 10_000
+        list(workers.map(work, range(1000)))
+    workers.pool.shutdown()  # waits for what was started, or is still to be
+    assert len(done) < 500
