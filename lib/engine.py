@@ -45,11 +45,6 @@ class Progress:
     sums: dict = field(default_factory=dict)
     unreadable: int = 0
 
-    @classmethod
-    def from_checkpoint(cls, saved):
-        """TypeError where `saved` has other keys; 'position' is what older checkpoints call samples_seen."""
-        return cls(**{'samples_seen' if key == 'position' else key: value for key, value in saved.items()})
-
     def add(self, numbers):
         for name, value in numbers.items():
             total, count = self.sums.get(name, (0.0, 0))
@@ -117,7 +112,7 @@ class Run:
         try:
             self.trainer.load_state_dict(state)
             torch.set_rng_state(state['random'])
-            self.progress = Progress.from_checkpoint(state['progress'])
+            self.progress = Progress(**state['progress'])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
         if distributed.rank():

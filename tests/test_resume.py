@@ -16,7 +16,7 @@ from conftest import word_records, write_lmdb
 
 import main
 from lib import engine, trainers
-from lib.checkpoint import load_checkpoint, save_checkpoint
+from lib.checkpoint import load_checkpoint
 from lib.runtime.logs import RunLog
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
@@ -167,19 +167,6 @@ def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
         at_call(patches, f'lib.trainers.{trainer}.step', 5, send(signal.SIGINT))
         assert run(flags, tmp_path / 'run', *more) == 130
     assert run(flags, tmp_path / 'run', *more, '--resume') == 0
-    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
-
-
-def test_resume_of_a_checkpoint_from_before_samples_seen_had_its_name(flags, tmp_path):
-    flags = [*flags, '--arch=srresnet', '--max_steps=6']
-    assert run(flags, tmp_path / 'whole') == 0
-    with pytest.MonkeyPatch.context() as patches:
-        at_call(patches, STEP, 3, send(signal.SIGTERM))
-        assert run(flags, tmp_path / 'run') == 143
-    state = load_checkpoint(tmp_path / 'run' / 'last.pth')
-    state['progress']['position'] = state['progress'].pop('samples_seen')
-    save_checkpoint(tmp_path / 'run' / 'last.pth', state)
-    assert run(flags, tmp_path / 'run', '--resume') == 0
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
 
 
