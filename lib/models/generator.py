@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib.models.aster.conv_bn import folded
+
 
 def conv_by_blocks(conv, x):
     """What `conv`, of a large kernel and few output maps, makes of x (N, C, H, W), H and W even.
@@ -133,26 +135,15 @@ def adapt(generator, scale):
     Batch norm is folded into the convolution before it, which changes nothing in eval mode. For another `scale` an
     upsampling stage is dropped or repeated.
     """
-    tensors = {}
+    tensors = generator.state_dict()
     for name, module in generator.named_modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for index, layer in enumerate(module):
-            if isinstance(layer, nn.Conv2d):
-                weight, bias = layer.weight.data, layer.bias.data
-                follower = module[index + 1] if index + 1 < len(module) else None
+        if isinstance(module, nn.Sequential):
+            for index, (layer, follower) in enumerate(zip(module, module[1:])):
                 if isinstance(follower, nn.BatchNorm2d):
-                    factor = follower.weight.data * torch.rsqrt(follower.running_var + follower.eps)
-                    weight = weight * factor.view(-1, 1, 1, 1)
-                    bias = (bias - follower.running_mean) * factor + follower.bias.data
-                tensors[f'{name}.{index}.weight'], tensors[f'{name}.{index}.bias'] = weight, bias
-            elif isinstance(layer, nn.PReLU):
-                tensors[f'{name}.{index}.weight'] = layer.weight.data
-    tensors.update({f'tail.{name}': value for name, value in generator.tail.state_dict().items()})
+                    tensors[f'{name}.{index}.weight'], tensors[f'{name}.{index}.bias'] = folded(layer, follower)
     adapted = Generator(scale, generator.blocks, generator.maps)
     for stage in range(len(adapted.upsample)):
         for name in ('0.weight', '0.bias', '2.weight'):
             tensors.setdefault(f'upsample.{stage}.{name}', tensors[f'upsample.0.{name}'])
-    wanted = adapted.state_dict()
-    adapted.load_state_dict({**wanted, **{name: value for name, value in tensors.items() if name in wanted}})
+    adapted.load_state_dict({name: tensors[name] for name in adapted.state_dict()})
     return adapted
