@@ -67,12 +67,10 @@ class Ending(torch.utils.data.Dataset):
 
 
 def test_a_worker_that_is_killed_is_told_when_its_batch_is_due():
-    got = []
     with pytest.raises(DataWorkerDied, match='ended from outside.*fewer --workers') as caught:
-        for batch in batches(make_loader(Ending(), 1, CPU, list, batch_size=1)):
-            got.append(batch)
+        for _ in batches(make_loader(Ending(), 1, CPU, list, batch_size=1)):
             time.sleep(0.5)  # the worker dies meanwhile: nothing is raised here
-    assert '\n' not in str(caught.value) and got in ([], [[0]])
+    assert '\n' not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs
