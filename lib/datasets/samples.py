@@ -11,12 +11,26 @@ from lib.datasets.loading import stack
 from lib.imaging import RECOGNIZER_SIZE, recognizer_input, resize, to_pil, to_tensor
 
 
+def make_pair(image, image_lr, size, ds_scale, degradation, seed, augmentation=0.0):
+    """hr (3, H, W), size = (H, W), and lr (3, H / ds_scale, W / ds_scale) of an image (1, 3, h, w), all in [0, 1].
+
+    image_lr: a PIL image, the image's own low resolution; None: the image is degraded, after `vary` with the strength
+    `augmentation`, both drawn by `seed`.
+    """
+    if image_lr is not None:
+        hr, lr = resize(image, size), resize(to_tensor(image_lr)[None], (size[0] // ds_scale, size[1] // ds_scale))
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        hr = vary(image, size, augmentation, generator) if augmentation else resize(image, size)
+        lr = degrade(hr, ds_scale, degradation, generator)
+    return hr[0], lr[0]
+
+
 class PairSamples(Dataset):
     """Training pairs for super-resolution: hr (3, H, W) and lr (3, H / ds_scale, W / ds_scale) in [0, 1], and label.
 
     sizes: the (H, W) that batches take in turn. A draw is (index, seed, seed of the batch), the last of which sets the
-    size. Paired sets give their own low-resolution pictures, others are degraded, after `vary` with the strength
-    `augmentation`.
+    size. The other arguments: see `make_pair`.
     """
 
     def __init__(self, records, sizes, ds_scale=4, degradation='bicubic', augmentation=0.0):
@@ -29,15 +43,9 @@ class PairSamples(Dataset):
         record = self.records[index]
         if record.error:
             return {'error': record.error}
-        image = to_tensor(record.image)[None]
-        if record.image_lr is not None:
-            size_lr = (size[0] // self.ds_scale, size[1] // self.ds_scale)
-            hr, lr = resize(image, size), resize(to_tensor(record.image_lr)[None], size_lr)
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            hr = vary(image, size, self.augmentation, generator) if self.augmentation else resize(image, size)
-            lr = degrade(hr, self.ds_scale, self.degradation, generator)
-        return {'label': record.label, 'hr': hr[0], 'lr': lr[0]}
+        hr, lr = make_pair(to_tensor(record.image)[None], record.image_lr, size, self.ds_scale, self.degradation, seed,
+                           self.augmentation)
+        return {'label': record.label, 'hr': hr, 'lr': lr}
 
 
 class ReadingSamples(Dataset):
@@ -94,17 +102,12 @@ class EvalSamples(Dataset):
         if record.error:
             return {'error': record.error}
         image = to_tensor(record.image)[None]
-        pairs = {size: self._pair(image, record.image_lr, size, index) for size in self.sizes_lr}
+        pairs = {(height, width): make_pair(image, record.image_lr, (height * self.ds_scale, width * self.ds_scale),
+                                            self.ds_scale, self.degradation, self.seed + index)
+                 for height, width in self.sizes_lr}  # by its seed the low resolution is the same in every test
         is_small = self.below and image.shape[2] < self.below[0] and image.shape[3] < self.below[1]
         return {'index': index, 'label': record.label, 'original': self.prepare(image), 'pairs': pairs,
                 'small': image if is_small else None}
-
-    def _pair(self, image, image_lr, size, index):
-        hr = resize(image, (size[0] * self.ds_scale, size[1] * self.ds_scale))
-        if image_lr is not None:
-            return hr[0], resize(to_tensor(image_lr)[None], size)[0]
-        generator = torch.Generator().manual_seed(self.seed + index)  # the same low resolution in every test
-        return hr[0], degrade(hr, self.ds_scale, self.degradation, generator)[0]
 
 
 def encode_labels(labels, vocabulary):
