@@ -165,24 +165,13 @@ def sample_bilinear(images, grid, align_corners=False):
     return upper.lerp(gather(left, bottom).lerp(gather(right, bottom), along), down)
 
 
-def gaussian_blur(images, sigma):
-    """Blur (N, 3, H, W) with a Gaussian of `sigma` pixels; borders reflect."""
-    reach = min(int(3 * sigma + 0.5), min(images.shape[-2:]) - 1)
-    if reach < 1:
-        return images
-    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-offsets ** 2 / (2 * sigma ** 2))
-    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    images = F.pad(images, (reach,) * 4, mode='reflect')
-    return F.conv2d(F.conv2d(images, kernel, groups=3), kernel.transpose(2, 3), groups=3)
-
-
 def jpeg(images, quality):
     """Images (N, 3, H, W) in [0, 1] after JPEG compression at `quality` (1 to 95)."""
-    coded = []
-    for image in images:
-        buffer = io.BytesIO()
-        to_pil(image).save(buffer, 'JPEG', quality=int(quality))
-        coded.append(to_tensor(Image.open(buffer).convert('RGB')))
-    return torch.stack(coded).to(images.device)
+    return torch.stack([to_tensor(jpeg_pil(to_pil(image), quality)) for image in images]).to(images.device)
 
+
+def jpeg_pil(image, quality):
+    """An RGB PIL image after JPEG compression at `quality`."""
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=int(quality))
+    return Image.open(buffer).convert('RGB')

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lib.imaging import (
-    gaussian_blur,
     jpeg,
     quantize,
     read_image,
@@ -127,14 +126,6 @@ def test_recognizer_input_passes_gradients_and_clamps():
     recognizer_input(images).sum().backward()
     assert images.grad.abs().sum() > 0
     assert recognizer_input(torch.full((1, 3, 8, 8), 7.0)).max() == 1
-
-
-def test_blur_keeps_flat_images_and_smooths_others():
-    flat = torch.full((1, 3, 9, 20), 0.3)
-    assert torch.allclose(gaussian_blur(flat, 1.5), flat, atol=1e-6)
-    noise = torch.rand(1, 3, 9, 20)
-    assert gaussian_blur(noise, 1.0).std() < 0.7 * noise.std()
-    assert gaussian_blur(noise[..., :1, :], 3.0).shape == (1, 3, 1, 20)
 
 
 def test_jpeg_quality_counts(picture):

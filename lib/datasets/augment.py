@@ -1,18 +1,10 @@
 """Random changes to training images: shapes and colours for pairs, and cameras too for the recognizer."""
-import io
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from lib.imaging import resize
-
-
-def change_contrast(images, draw):
-    """Images in [0, 1] with 0.5 to 1.2 of their contrast about the mean, shifted by up to 0.2. draw() is in [0, 1)."""
-    mean = images.mean()
-    return ((images - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2).clamp(0, 1)
+from lib.imaging import jpeg_pil, resize
 
 
 def augment(image, strength, random):
@@ -53,7 +45,7 @@ def turn(image, random):
     return image.rotate(random.normal(0, 12), Image.Resampling.BILINEAR, expand=True, fillcolor=border_colour(image))
 
 
-def bend(image, random, strips=8):
+def bend(image, random):
     """A perspective or loose crop, and in half of the draws a text line that is bent as a parabola.
 
     Corners move by up to 4 % of the width and 12 % of the height; the line bends by up to half its height. Pixels
@@ -62,11 +54,11 @@ def bend(image, random, strips=8):
     width, height = image.size
     corners = np.array([[[0, 0], [1, 0]], [[0, 1], [1, 1]]]) + random.uniform(-1, 1, (2, 2, 2)) * [0.04, 0.12]
     curve = random.uniform(-0.5, 0.5) if random.random() < 0.5 else 0.0
-    edges = np.unique(np.linspace(0, width, strips + 1).round().astype(int))
+    edges = np.unique(np.linspace(0, width, 9).round().astype(int))  # of eight strips
     x = edges / width
     sides = []
     for y in (0, 1):
-        side = corners[y, 0] * (1 - x[:, None]) + corners[y, 1] * x[:, None]  # (strips + 1, 2), (x, y)
+        side = corners[y, 0] * (1 - x[:, None]) + corners[y, 1] * x[:, None]  # (9, 2), (x, y)
         side[:, 1] += y * abs(curve) + curve * (1 - (2 * x - 1) ** 2) - max(curve, 0)  # the whole line stays inside
         sides.append(side * [width, height])
     mesh = [((int(edges[i]), 0, int(edges[i + 1]), height),
@@ -120,13 +112,6 @@ def add_noise(image, deviation, random):
     return Image.fromarray((values + deviation * noise).clip(0, 255).astype(np.uint8))
 
 
-def jpeg_pil(image, quality):
-    """An RGB PIL image after JPEG compression at `quality`."""
-    buffer = io.BytesIO()
-    image.save(buffer, 'JPEG', quality=int(quality))
-    return Image.open(buffer).convert('RGB')
-
-
 def vary(image, size, strength=1.0, generator=None):
     """One image (1, 3, H, W) in [0, 1], resized to size = (height, width), in another shape and in other colours.
 
@@ -148,7 +133,8 @@ def vary(image, size, strength=1.0, generator=None):
         image = F.grid_sample(resize(image, (height, width)), grid, 'bicubic', 'border', align_corners=False)
     image = resize(image, size)
     if applies():
-        image = change_contrast(image, draw)
+        mean = image.mean()
+        image = ((image - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2).clamp(0, 1)
     if draw() < strength / 4:
         image = 1 - image
     if applies():

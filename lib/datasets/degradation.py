@@ -4,7 +4,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lib.imaging import gaussian_blur, jpeg, quantize, resize
+from lib.imaging import jpeg, quantize, resize
 
 KERNELS = ('bicubic', 'bilinear', 'area')
 
@@ -63,7 +63,7 @@ def photograph(images_hr, size, generator=None):
     images = F.interpolate(images, size, mode=kernel, **({} if kernel == 'area' else {'antialias': True}))
     sharpen, amount = next(draws), next(draws)
     if sharpen < strength / 4:
-        images = images + amount * (images - gaussian_blur(images, 1.0))
+        images = images + amount * (images - directed_blur(images, 1.0, 1.0, 0.0))
     deviation, grey = 0.04 * strength * next(draws), next(draws) < 0.5
     grain = torch.randn(len(images), 1 if grey else 3, *size, generator=generator).to(images.device)
     images = images + deviation * grain
@@ -74,12 +74,12 @@ def photograph(images_hr, size, generator=None):
 def directed_blur(images, sigma_along, sigma_across, angle):
     """Blur (N, 3, H, W) with a Gaussian of two widths in pixels, the first along `angle` (radians); borders reflect."""
     reach = min(math.ceil(2.5 * max(sigma_along, sigma_across)), min(images.shape[-2:]) - 1)
-    if reach < 1 or max(sigma_along, sigma_across) < 0.15:
+    least = 0.15  # pixels; a narrower one would not blur
+    if reach < 1 or max(sigma_along, sigma_across) < least:
         return images
     offsets = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
     along = math.cos(angle) * offsets + math.sin(angle) * offsets[:, None]
     across = math.cos(angle) * offsets[:, None] - math.sin(angle) * offsets
-    least = 0.15  # pixels; a narrower one would not blur
     kernel = torch.exp(-(along / max(sigma_along, least)) ** 2 / 2 - (across / max(sigma_across, least)) ** 2 / 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(images, (reach,) * 4, mode='reflect'), kernel, groups=3)
