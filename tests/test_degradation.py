@@ -2,10 +2,9 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 
 from lib.datasets.degradation import degrade, directed_blur
-from lib.imaging import quantize, resize, to_tensor
+from lib.imaging import quantize, resize
 
 
 @pytest.fixture
@@ -68,8 +67,3 @@ def test_directed_blur_has_its_widths_along_and_across():
     assert torch.allclose(directed_blur(flat, 2.0, 1.0, 0.7), flat, atol=1e-6)
     assert torch.equal(directed_blur(point, 0.0, 0.0, 0.0), point)
     assert directed_blur(point[..., :1, :], 3.0, 2.0, 0.0).shape == (1, 3, 1, 41)
-
-
-def test_pictures_from_files_degrade_too():
-    picture = Image.linear_gradient('L').resize((48, 24)).convert('RGB')
-    assert degrade(to_tensor(picture)[None], 4, 'real').shape == (1, 3, 6, 12)

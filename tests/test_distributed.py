@@ -16,7 +16,6 @@ from torch import nn
 import main
 from lib import build, trainers
 from lib.checkpoint import load_checkpoint, load_generator
-from lib.datasets.sampler import EpochSampler
 from lib.runtime import distributed
 
 SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
@@ -189,15 +188,6 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, tiny_lmdb, tin
     assert state['progress']['epoch'] == 3 and state['progress']['iteration'] == all_steps
     assert state['updates']['generator']['scheduler']['last_epoch'] == all_steps
     assert [entry['epoch'] for entry in log_of(logs)] == [0, 1, 2]
-
-
-def test_processes_share_out_every_draw_of_an_epoch():
-    one = EpochSampler([5, 6], 4, seed=3)
-    two = [EpochSampler([5, 6], 2, seed=3, rank=rank, world=2) for rank in range(2)]
-    assert [left + right for left, right in zip(*two)] == list(one)
-    for sampler in (one, *two):
-        sampler.set_epoch(0, 2)  # where a run of other processes stopped
-    assert len(one) == 2 and all(len(batch) == 4 for batch in one)
 
 
 def _global_batch_norm(x, weight):

@@ -6,7 +6,6 @@ from lib.inference.drawing import (
     FRAMES,
     GAP,
     PAPER,
-    RED,
     Version,
     compare,
     draw_marked,
@@ -153,7 +152,3 @@ def test_details_stand_below_in_the_colour_of_their_box():
 def test_a_hundred_letters_do_not_widen_the_picture():
     assert compare(versions(['W' * 100, 'b'])).width <= compare(versions(['a', 'b'])).width + 1000
     assert compare([Version('t', Image.new('RGB', (1, 3000)), 'word')]).height < 1200
-
-
-def test_red_is_seen_by_the_tests():
-    assert reddish(Image.new('RGB', (1, 1), RED)) == 1

@@ -58,7 +58,7 @@ def test_behind_the_end_nothing_is_left():
 
 
 @pytest.mark.parametrize('world', [2, 4])
-@pytest.mark.parametrize('start', [0, 8])
+@pytest.mark.parametrize('start', [0, 2, 8])
 def test_any_number_of_processes_sees_the_same_global_batches(world, start):
     alone = draws(EpochSampler([9, 20], 8, 1), start=start)
     ranks = [draws(EpochSampler([9, 20], 8 // world, 1, rank=rank, world=world), start=start) for rank in range(world)]
