@@ -16,9 +16,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from lib.inference.files import SUFFIXES, check_outputs, find_images, output_names, shown
+from lib.inference.files import SUFFIXES, check_outputs, find_images, output_names
 from lib.inference.flags import parse_args
-from lib.runtime.console import run_command
+from lib.runtime.console import printable, run_command
 from lib.runtime.system import share_heap
 from lib.wordsets.word_lists import match_labels
 
@@ -47,11 +47,11 @@ def main(argv=None):
     for line in unused:
         say(f'--labels {line}')
     if others:
-        say(f'not images by their names: {", ".join(map(shown, others))}')
+        say(f'not images by their names: {", ".join(map(printable, others))}')
     if not images:
         hint = '' if args.recursive else ', not in its sub-folders (--recursive)'
-        say(f'convert.py: no image in {", ".join(map(shown, args.sources))}: looked there{hint}, for names that end in '
-            f'{" ".join(SUFFIXES)}')
+        say(f'convert.py: no image in {", ".join(map(printable, args.sources))}: looked there{hint}, for names that '
+            f'end in {" ".join(SUFFIXES)}')
         return 1
     return run(args, converter, [(path, name, result) for (path, name), result in zip(images, names)])
 
@@ -71,7 +71,7 @@ def windows(images, converter, problems, bar):
             pixels += jobs[-1].pixels
         except ValueError as error:
             problems[str(name)] = str(error)
-            say(f'{shown(path)}: left out: {error}')
+            say(f'{printable(path)}: left out: {error}')
             bar.update()
         if len(jobs) == (WINDOW if converter.batch_size > 1 else 1) or pixels >= WINDOW_PIXELS:
             yield jobs
@@ -88,11 +88,13 @@ def run(args, converter, images):
     from lib.inference import report
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
     rows, problems, status = [], {}, 0
-    left = [image for image in images if not (args.skip_existing and converter.is_done(image[2]))]
+    left, kept = [], []
+    for image in images:
+        (kept if args.skip_existing and converter.is_done(image[2]) else left).append(image)
     if args.skip_existing:
-        say(f'{len(images) - len(left)} of {len(images)} images have their results already')
-        kept = {shown(result): str(result) for image in images if image not in left for result in image[2:]}
-        rows = report.read_metrics(args.out_path, kept) if args.drawings else []
+        say(f'{len(kept)} of {len(images)} images have their results already')
+        results = {printable(result): str(result) for _, _, result in kept}
+        rows = report.read_metrics(args.out_path, results) if args.drawings else []
     known = len({row.result for row in rows})
     try:
         with tqdm(total=len(left), unit='image', disable=None, dynamic_ncols=True) as bar:
@@ -113,7 +115,7 @@ def run(args, converter, images):
         except OSError as error:
             say(f'convert.py: error: {error}')
             status = status or 1
-    print(f'{done} of {len(left)} images converted into {shown(args.out_path)}',
+    print(f'{done} of {len(left)} images converted into {printable(args.out_path)}',
           file=sys.stdout if args.measured else sys.stderr)
     return status or (1 if problems else 0)
 

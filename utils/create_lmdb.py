@@ -24,13 +24,13 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.runtime.console import run_command
+from lib.runtime.console import printable, run_command
 from lib.runtime.system import available_cores
 from lib.runtime.workers import in_order
 from lib.wordsets.image_check import image_size
 from lib.wordsets.lmdb_reader import open_lmdb
 from lib.wordsets.lmdb_writer import LmdbWriter
-from lib.wordsets.word_lists import find_image, has_control, open_list, printable
+from lib.wordsets.word_lists import find_image, has_control, open_list
 
 MAX_BYTES = 64 << 20  # of an image file; bounds the memory of a worker
 CHUNK = 32  # entries in a task of a worker

@@ -12,8 +12,9 @@ from lib.datasets.degradation import degrade
 from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
-from lib.inference.files import ORIGINAL, shown
+from lib.inference.files import ORIGINAL
 from lib.metrics import measure
+from lib.runtime.console import printable
 from lib.vocabulary import Vocabulary
 
 TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name
@@ -82,7 +83,7 @@ def save(picture, path):
         with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
             picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
     except OSError as error:
-        raise OSError(f'{shown(path)}: could not be written: {error.strerror or error}') from error
+        raise OSError(f'{printable(path)}: could not be written: {error.strerror or error}') from error
 
 
 @dataclass
@@ -145,7 +146,7 @@ class Converter:
             shares = boxes.place(corners, *kept)
             text = boxes.text_of(corners)
             if shares is None:
-                self.say(f'{shown(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
+                self.say(f'{printable(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
             else:
                 job.words[text] = shares
         return job

@@ -6,17 +6,13 @@ from pathlib import Path
 from PIL import features
 
 from lib.options import WEIGHTS
+from lib.runtime.console import printable
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
             '.pnm') + (('.avif',) if 'avif' in features.get_supported() else ())
 MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
 BICUBIC, ORIGINAL = 'bicubic', 'original'
 COMPARE, SHEETS = 'compare', 'sheets'  # folders beside those of the methods
-
-
-def shown(path):
-    """A path as one line of a message: quoted where it holds what does not print."""
-    return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def method_paths(entries, own=None, flag='--methods'):
@@ -34,9 +30,9 @@ def method_paths(entries, own=None, flag='--methods'):
             if not path.is_file():
                 there = sorted(path.stem for path in WEIGHTS.glob('*.pth') if not path.stem.startswith('aster'))
                 hint = '; images stand before --methods' if os.path.exists(entry) else ''
-                raise ValueError(f'{flag} {shown(entry)}: give {", ".join([BICUBIC, *there])} or NAME=FILE{hint}')
+                raise ValueError(f'{flag} {printable(entry)}: give {", ".join([BICUBIC, *there])} or NAME=FILE{hint}')
         if name in paths or name in ('', ORIGINAL, COMPARE, SHEETS, '.', '..') or Path(name).name != name:
-            raise ValueError(f'{flag} {shown(entry)}: its results would go into the folder {shown(name)!r}; '
+            raise ValueError(f'{flag} {printable(entry)}: its results would go into the folder {printable(name)!r}; '
                              'give each method another name')
         paths[name] = path or None
     return paths
@@ -57,7 +53,7 @@ def find_images(sources, recursive=False, results=()):
     images, others, left_out = [], [], {identity(folder) for folder in results} - {None}
     for source in map(Path, sources):
         if not os.path.lexists(source):
-            raise ValueError(f'{shown(source)}: no such file or folder')
+            raise ValueError(f'{printable(source)}: no such file or folder')
         if not source.is_dir():
             images.append((source, Path(source.name)))
             continue
@@ -103,11 +99,11 @@ def check_outputs(out_path, folders, images, results, sources):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f'{shown(out_path)}: {error.strerror}: {shown(folder)}') from error
+            raise ValueError(f'{printable(out_path)}: {error.strerror}: {printable(folder)}') from error
         if identity(folder) in searched:
-            raise ValueError(f'{shown(out_path)}: results would go among the inputs, into {shown(folder)}; choose '
-                             'another folder')
+            raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(folder)}; '
+                             'choose another folder')
         for target in (folder / name for name in results):
             if identity(target) in inputs:
-                raise ValueError(f'{shown(out_path)}: the result {shown(target)} would take the place of an input; '
-                                 'choose another folder')
+                raise ValueError(f'{printable(out_path)}: the result {printable(target)} would take the place of an '
+                                 'input; choose another folder')

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
-from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths, shown
+from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths
 from lib.options import ASTER_PATH, BEAM_WIDTH, GENERATOR_PATHS, Parser
+from lib.runtime.console import printable
 
 
 def parse_args(argv=None):
@@ -100,7 +101,8 @@ def complete(args):
     several = measured or len(args.paths) > 1
     if args.out_path.lower().endswith(('.png', '.jpg', '.jpeg', '.webp')) and not os.path.isdir(args.out_path):
         if several or len(args.sources) > 1 or os.path.isdir(args.sources[0]) or not args.out_path.endswith('.png'):
-            raise ValueError(f'--out_path {shown(args.out_path)}: give a folder; NAME.png is for one image and method')
+            raise ValueError(f'--out_path {printable(args.out_path)}: give a folder; NAME.png is for one image and '
+                             'method')
         args.out_path, args.out_name = os.path.split(args.out_path)
     args.folders = {name: Path(args.out_path, name if several else '') for name in args.paths}
     args.drawings = Path(args.out_path, COMPARE) if several and not args.no_compare else None

@@ -10,9 +10,10 @@ from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.inference.conversion import TITLES, Row, save
 from lib.inference.drawing import stack
-from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS, shown
+from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS
 from lib.inference.page import save_page
 from lib.inference.tables import method_table, summarize
+from lib.runtime.console import printable
 
 SHEET = 8  # words on a sheet, at most
 COLUMNS = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')
@@ -27,7 +28,7 @@ def print_readings(jobs, write):
                 title = '' if len(job.versions) == 1 else f'{TITLES.get(method, method)}: '
                 lines.setdefault(row.box, []).append(f'{title}{row.string}')
         for box, strings in lines.items():
-            write('\t'.join([shown(job.name), *filter(None, [box]), *strings]))
+            write('\t'.join([printable(job.name), *filter(None, [box]), *strings]))
 
 
 def report(rows, problems, args, vocabulary):
@@ -50,7 +51,7 @@ def save_metrics(rows, summary, problems, settings, out_path):
     def plain(value):
         if isinstance(value, float):
             return f'{value:.4f}'
-        return '' if value is None else str(int(value)) if isinstance(value, bool) else shown(value)
+        return '' if value is None else str(int(value)) if isinstance(value, bool) else printable(value)
 
     def known(value):  # JSON has neither NaN nor infinity
         return value if math.isfinite(value) else None
@@ -71,7 +72,7 @@ def save_metrics(rows, summary, problems, settings, out_path):
 
 
 def read_metrics(out_path, results):
-    """The rows of these results, {name as `shown`: name}, in the metrics.tsv of an earlier run, if there is one."""
+    """The rows of these results, {name as `printable`: name}, in the metrics.tsv of an earlier run, if there is one."""
     try:
         with open(Path(out_path) / 'metrics.tsv', encoding='utf-8', newline='') as file:
             lines = [line for line in csv.DictReader(file, delimiter='\t') if line['result'] in results]
@@ -87,8 +88,8 @@ def read_metrics(out_path, results):
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{shown(Path(out_path) / "metrics.tsv")}: not of an earlier run: {error!r}; move it away, or '
-                         'run without --skip_existing') from error
+        raise ValueError(f'{printable(Path(out_path) / "metrics.tsv")}: not of an earlier run: {error!r}; move it '
+                         'away, or run without --skip_existing') from error
 
 
 def save_sheets(rows, out_path):

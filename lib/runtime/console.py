@@ -38,6 +38,11 @@ class Output:
             print(f'{self._stream.name}: {error.strerror}; the rest of the output is lost', file=sys.stderr)
 
 
+def printable(name):
+    """A name or path as a part of a line: quoted where it holds what does not print."""
+    return str(name) if str(name).isprintable() else repr(str(name))
+
+
 def open_output():
     """Make stdout and stderr take every character, and keep going where they are missing, closed or full."""
     for number in range(3):

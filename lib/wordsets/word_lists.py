@@ -6,6 +6,8 @@ import unicodedata
 from collections import namedtuple
 from itertools import islice
 
+from lib.runtime.console import printable
+
 EXTENSIONS = r'\.(?:jpe?g|png|bmp|gif|tiff?|webp|p[bgnp]m)'
 SAMPLE = 1000  # lines from which the style of a text list is detected
 
@@ -256,8 +258,3 @@ def match_labels(path, images):
             shown = ', '.join(map(printable, members[:5]))
             lines.append(f'{path}: {text}: {shown}{", ..." if len(members) > 5 else ""}')
     return labels, lines
-
-
-def printable(name):
-    """A name as a part of a line: quoted where it holds what does not print."""
-    return name if name.isprintable() else repr(name)
