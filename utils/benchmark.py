@@ -33,6 +33,7 @@ from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, collate
 from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.inference.tables import markdown_table
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
@@ -109,10 +110,11 @@ def measure(variants, device, rounds, clock=None):
 
 def report(title, results, count, against=None):
     """Print a table: `count` images took each of the results its time; times as fast as the result `against`."""
-    print(f'\n{title}\n\n| variant | images/s | ms/image | times as fast | peak MiB |\n|---|--:|--:|--:|--:|')
-    for name, (_, elapsed, memory) in results.items():
-        ratio = f'{results[against][1] / elapsed:.2f}' if against else '-'
-        print(f'| {name} | {count / elapsed:.1f} | {1000 * elapsed / count:.2f} | {ratio} | {memory:.0f} |', flush=True)
+    lines = [[name, f'{count / elapsed:.1f}', f'{1000 * elapsed / count:.2f}',
+              f'{results[against][1] / elapsed:.2f}' if against else '-', f'{memory:.0f}']
+             for name, (_, elapsed, memory) in results.items()]
+    table = markdown_table(['variant', 'images/s', 'ms/image', 'times as fast', 'peak MiB'], '-rrrr', lines)
+    print(f'\n{title}\n\n{table}', flush=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -153,8 +155,8 @@ def reading(args, data_dir, device):
     """Words read by the usual search and by ours; returns whether the strings are the same."""
     recognizer = load_aster(args.aster_path).freeze().to(device)
     vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
-    records = [record for record in map(LmdbDataset([data_dir]).__getitem__, range(count_words(args, data_dir)))
-               if not record.error]
+    records = LmdbDataset([data_dir])
+    records = [record for record in map(records.__getitem__, range(min(args.words, len(records)))) if not record.error]
     images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)
 
     def usual(width, amp):
@@ -197,10 +199,6 @@ def reading(args, data_dir, device):
                for name in widths for precision in precisions)
     print(f'identical strings: {"yes" if same else "NO"}')
     return same
-
-
-def count_words(args, data_dir):
-    return min(args.words, len(LmdbDataset([data_dir])))
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -292,10 +290,9 @@ def share(args, data_dir, device):
         'data, which workers make beside it': lambda: collate([samples[index, 0, 0] for index in range(len(hr))]),
     }, device, max(2, args.rounds))
     total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
+    lines = [[name, f'{1000 * elapsed:.0f}', f'{elapsed / total:.0%}'] for name, (_, elapsed, _) in results.items()]
     print(f'\nShare of a training step, {args.blocks} blocks, batches of {len(hr)}, --amp {amp}\n')
-    print('| part | ms | share |\n|---|--:|--:|')
-    for name, (_, elapsed, _) in results.items():
-        print(f'| {name} | {1000 * elapsed:.0f} | {elapsed / total:.0%} |', flush=True)
+    print(markdown_table(['part', 'ms', 'share'], '-rr', lines), flush=True)
 
 
 # ------------------------------------------------------------------------------------------------- data and conversion

@@ -17,6 +17,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.checkpoint import load_generator
 from lib.imaging import read_image, to_tensor
+from lib.inference.tables import markdown_table
 from lib.metrics import grid
 from lib.runtime.console import run_command
 
@@ -66,12 +67,11 @@ def table(args):
     grounds = {'flat colour': Image.new('RGB', (64, 16), FLAT)}
     if args.image:
         grounds[args.image] = plain_part(args.image, args.box)
-    lines = [f'| file | {" | ".join(grounds)} |', f'|---|{"--:|" * len(grounds)}']
+    lines = []
     for path in args.generators:
         generator = load_generator(path).eval()
-        values = [f'{strength(generator, picture):.2f}' for picture in grounds.values()]
-        lines.append(f'| {path} | {" | ".join(values)} |')
-    return '\n'.join(lines)
+        lines.append([path, *(f'{strength(generator, picture):.2f}' for picture in grounds.values())])
+    return markdown_table(['file', *grounds], '-' + 'r' * len(grounds), lines)
 
 
 def main(argv=None):

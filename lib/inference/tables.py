@@ -53,7 +53,7 @@ def paired(correct, reference):
     return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
 
 
-def rules(titles, sides, lines):
+def markdown_table(titles, sides, lines):
     """A markdown table. sides: '-' or 'r' (to the right) of each column."""
     head = '|' + ''.join('--:|' if side == 'r' else '---|' for side in sides)
     return '\n'.join(['| ' + ' | '.join(titles) + ' |', head, *('| ' + ' | '.join(line) + ' |' for line in lines)])
@@ -68,7 +68,7 @@ def method_table(rows, titles):
         return ''
     lines = [[titles.get(row['method'], row['method']),
               *(format(row[key], form) if row[key] is not None else '-' for _, key, form in columns)] for row in rows]
-    return rules(['method', *(title for title, _, _ in columns)], '-' + 'r' * len(columns), lines)
+    return markdown_table(['method', *(title for title, _, _ in columns)], '-' + 'r' * len(columns), lines)
 
 
 def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resolution image', differences=False):
@@ -94,7 +94,7 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
                     lines.append([name, words, method, *values])
                 if words == '-':
                     break
-        return f'{heading}\n\n{rules(["set", "words", "method", *columns], "-r-" + "r" * len(columns), lines)}'
+        return f'{heading}\n\n{markdown_table(["set", "words", "method", *columns], "-r-" + "r" * len(columns), lines)}'
 
     tables = [table(title, sizes, lambda row: f'{row["accuracy"]:.1f}' if row and row['words'] else '-')]
     compared = list(dict.fromkeys(row['lr_size'] for row in rows if row['difference'] is not None))
