@@ -9,7 +9,7 @@ import time
 import lmdb
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from lib.wordsets.rendering import fonts as font_tools
 from lib.wordsets.rendering import labels, styles
@@ -126,7 +126,7 @@ def test_word_list(tmp_path, fonts):
 def test_the_label_is_what_is_drawn(monkeypatch):
     """What reaches the canvas is the label, whatever the style: letter by letter when spaced."""
     drawn = []
-    text = styles.letter.__globals__['ImageDraw'].ImageDraw.text
+    text = ImageDraw.ImageDraw.text
     monkeypatch.setattr('PIL.ImageDraw.ImageDraw.text',
                         lambda self, xy, chars, **style: (drawn.append(chars), text(self, xy, chars, **style))[1])
     caps = Font('caps', None, 0, LETTERS + '-', 'upper')

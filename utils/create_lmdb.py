@@ -120,7 +120,7 @@ def build(writer, entries, total, workers, **options):
     """
     written, skipped, names = 0, Counter(), {}
     chunks = iter(lambda: list(islice(entries, CHUNK)), [])
-    results = in_order(partial(load_chunk, **options), chunks, workers, setup=refuse_huge_pictures)
+    results = in_order(partial(load_chunk, **options), chunks, workers, initializer=refuse_huge_pictures)
     with writer, closing(results), tqdm(total=total, unit='', disable=None) as bar:
         for chunk in results:
             for text, images in chunk:
@@ -219,7 +219,8 @@ def check(path, workers):
     found, done, step, totals = len(damage), 0, 8 * CHUNK, [Counter() for _ in range(4)]
     print(*damage, sep='\n', end='\n' if damage else '')
     chunks = (range(start, min(start + step, count + 1)) for start in range(1, count + 1, step))
-    results = in_order(partial(check_records, path=path, kinds=kinds), chunks, workers, setup=refuse_huge_pictures)
+    check_chunk = partial(check_records, path=path, kinds=kinds)
+    results = in_order(check_chunk, chunks, workers, initializer=refuse_huge_pictures)
     with closing(results), tqdm(total=count, unit='', disable=None) as bar:
         try:
             for texts, *counters in results:

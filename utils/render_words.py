@@ -47,11 +47,6 @@ def spread(function, items, workers):
     return in_order(function, items, workers if workers > 1 and len(items) >= 50 else 0)
 
 
-def render_chunk(start, stop, setup):
-    """Records start..stop-1 as a list of (label, JPEG bytes)."""
-    return [render_record(index, setup) for index in range(start, stop)]
-
-
 def render_record(index, setup):
     """(label, JPEG bytes) of one record; `setup`: seed, height, words, photos, families of fonts and their odds."""
     rng = np.random.default_rng([setup['seed'], index])
@@ -76,14 +71,16 @@ def share(setup):
     shared = setup
 
 
-def work(bounds):
-    return render_chunk(*bounds, shared)
+def render_chunk(bounds):
+    """Records start to stop - 1, (start, stop) = bounds, as a list of (label, JPEG bytes)."""
+    return [render_record(index, shared) for index in range(*bounds)]
 
 
 def render_all(setup, count, workers):
     """Yields (label, JPEG bytes) of records 0..count-1 in order."""
     bounds = ((start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
-    with closing(in_order(work, bounds, workers if workers > 1 else 0, setup=partial(share, setup))) as chunks:
+    workers = workers if workers > 1 else 0
+    with closing(in_order(render_chunk, bounds, workers, initializer=partial(share, setup))) as chunks:
         yield from chain.from_iterable(chunks)
 
 
