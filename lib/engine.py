@@ -14,7 +14,7 @@ from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
-from lib.inference.evaluators import Reader, aster_reader, compare_words, evaluate
+from lib.inference.evaluators import WordReader, aster_reader, compare_words, evaluate
 from lib.inference.tables import markdown, save_tables, summarize
 from lib.runtime import distributed
 from lib.runtime.interruption import Interrupted
@@ -183,7 +183,7 @@ class Evaluation:
     batch_size: int
     workers: int
     beam_width: int
-    other_reader: Optional[Reader] = None
+    other_reader: Optional[WordReader] = None
 
     def reader(self):
         return self.other_reader or aster_reader(self.recognizer, self.vocabulary, self.beam_width)
@@ -227,7 +227,7 @@ def validate(evaluation, sets, size, methods, log, iteration):
     log.scalars('val', figures, iteration)
     if len(methods) > 1 and distributed.rank() == 0:
         samples = evaluation.samples(LmdbDataset([sets[0][1]]), [size])
-        sheet = compare_words(samples, evaluation.recognizer, evaluation.vocabulary, methods, evaluation.device, size)
+        sheet = compare_words(samples, evaluation.reader(), evaluation.vocabulary, methods, evaluation.device, size)
         if sheet:
             log.picture('val', sheet, iteration)
     evaluation.recognizer.train(training)

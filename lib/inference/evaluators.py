@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     correct: Optional[bool] = None  # see `Vocabulary.same`
 
 
-class Reader(NamedTuple):
+class WordReader(NamedTuple):
     """What reads words. prepare: images (N, 3, h, w) in [0, 1] to what it reads, in a data worker for originals.
     read: a list of such prepared batches to a (string, log probability) for each image."""
 
@@ -39,8 +39,11 @@ class Reader(NamedTuple):
 
 
 def aster_reader(recognizer, vocabulary, beam_width=BEAM_WIDTH):
-    """The `Reader` of a recognizer."""
-    return Reader(recognizer_input, lambda inputs: read_words(recognizer, vocabulary, torch.cat(inputs), beam_width))
+    """The `WordReader` of a recognizer."""
+    def read(inputs):
+        return read_words(recognizer, vocabulary, torch.cat(inputs), beam_width)
+
+    return WordReader(recognizer_input, read)
 
 
 def size_name(size):
@@ -55,16 +58,16 @@ def read_words(recognizer, vocabulary, images, beam_width=BEAM_WIDTH):
 
 
 @torch.no_grad()
-def compare_words(samples, recognizer, vocabulary, enlargers, device, size, count=8):
-    """A PIL sheet of the first words of `EvalSamples` at one LR size: each method and HR, with what is read."""
+def compare_words(samples, reader, vocabulary, enlargers, device, size):
+    """A PIL sheet of the first words of `EvalSamples`, eight at most, at one LR size: each method and HR, with what is
+    read."""
     sheets = []
-    for sample in (samples[item] for item in range(min(count, len(samples)))):
+    for sample in (samples[item] for item in range(min(8, len(samples)))):
         if 'error' in sample:
             continue
         hr, lr = (image[None].to(device) for image in sample['pairs'][size])
         pictures = {**{method: quantize(enlarge(lr)) for method, enlarge in enlargers.items()}, 'hr': hr}
-        inputs = torch.cat([recognizer_input(picture) for picture in pictures.values()])
-        strings = [string for string, _ in read_words(recognizer, vocabulary, inputs)]
+        strings = [string for string, _ in reader.read([reader.prepare(picture) for picture in pictures.values()])]
         sheets.append(compare([Version(method, to_pil(picture[0]), string)
                                for (method, picture), string in zip(pictures.items(), strings)], sample['label'],
                               normalize=vocabulary.normalize))
@@ -73,8 +76,8 @@ def compare_words(samples, recognizer, vocabulary, enlargers, device, size, coun
 
 @torch.no_grad()
 def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False):
-    """Read every word of the loader (`EvalSamples` that are prepared for this `Reader`) as it is and enlarged by each
-    method.
+    """Read every word of the loader (`EvalSamples` that are prepared for this `WordReader`) as it is and enlarged by
+    each method.
 
     enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the
     high-resolution pair, as method 'hr'. below = (height, width): the second protocol too, in which only pictures
@@ -82,40 +85,38 @@ def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None
     the set; an error names a record that could not be read.
     """
     readings, errors = [], []
+
+    def read(pictures):
+        return reader.read([reader.prepare(picture) for picture in pictures])
+
+    def note(batch, lr_size, method, strings, psnrs=None, ssims=None):
+        blank = [None] * len(strings)
+        for index, label, (string, score), p, s in zip(batch['index'], batch['label'], strings, psnrs or blank,
+                                                       ssims or blank):
+            right = vocabulary.same(string, label)
+            readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
+
     for batch in tqdm(batches(loader), desc=f'test {set_name}', total=len(loader), leave=False, disable=rank() != 0,
                       dynamic_ncols=True):
         errors += batch['errors']
         if 'index' not in batch:
             continue
-        words = list(zip(batch['index'], batch['label']))
-
-        def note(lr_size, method, strings, psnrs=None, ssims=None, words=words):
-            blank = [None] * len(words)
-            for (index, label), (string, score), p, s in zip(words, strings, psnrs or blank, ssims or blank):
-                right = vocabulary.same(string, label)
-                readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
-
-        def read(pictures):
-            return reader.read([reader.prepare(picture) for picture in pictures])
-
         as_they_are = reader.read([original.to(device, non_blocking=True) for original in batch['original']])
-        note(ORIGINAL, 'none', as_they_are)
+        note(batch, ORIGINAL, 'none', as_they_are)
         for size, (hr, lr) in batch['pairs'].items():
             hr, lr = hr.to(device, non_blocking=True), lr.to(device, non_blocking=True)
             for method, enlarge in enlargers.items():
                 sr = quantize(enlarge(lr))
-                note(size_name(size), method, read([sr]), psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
+                note(batch, size_name(size), method, read([sr]), psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
             if with_hr:
-                note(size_name(size), 'hr', read([hr]))
+                note(batch, size_name(size), 'hr', read([hr]))
         if below:
+            small = {i: image.to(device) for i, image in enumerate(batch['small']) if image is not None}
             for method, enlarge in enlargers.items():
-                strings = list(as_they_are)
-                small = [i for i, image in enumerate(batch['small']) if image is not None]
+                strings = dict(enumerate(as_they_are))
                 if small:
-                    enlarged = [quantize(enlarge(batch['small'][i].to(device))) for i in small]
-                    for i, string in zip(small, read(enlarged)):
-                        strings[i] = string
-                note(f'below {size_name(below)}', method, strings)
+                    strings.update(zip(small, read([quantize(enlarge(image)) for image in small.values()])))
+                note(batch, f'below {size_name(below)}', method, strings.values())
     order = {}  # methods and sizes in the order in which they were asked for
     for reading in readings:
         order.setdefault((reading.lr_size, reading.method), len(order))
