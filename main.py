@@ -1,7 +1,6 @@
 """Train and test TextSR. `python3 main.py --help` lists the flags; without flags it renders its own words."""
 import multiprocessing
 import os
-import random
 import shlex
 import signal
 import subprocess
@@ -16,7 +15,6 @@ if __name__ == '__main__':
     open_output()
     parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
 
-import numpy as np
 import torch
 
 from lib import build, engine
@@ -131,8 +129,6 @@ def plotting(logs_dir):
 def seed_everything(seed, deterministic):
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    random.seed(seed)
-    np.random.seed(seed)
     torch.manual_seed(seed)
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: seconds
         torch.use_deterministic_algorithms(deterministic)

@@ -112,14 +112,14 @@ def resize(images, size):
     return F.interpolate(images, size, mode='bicubic', antialias=True).clamp(0, 1)
 
 
-def recognizer_input(images, size=RECOGNIZER_SIZE):
+def recognizer_input(images):
     """Images (N, 3, H, W) of any size in [0, 1], clamped to it -> ASTER's input (N, 3, 64, 256) in [-1, 1].
 
     Bilinear with antialiasing, what Pillow's bilinear resize is. Gradients pass through.
     """
     images = images.clamp(0, 1)
-    if tuple(images.shape[-2:]) != tuple(size):
-        images = resize_bilinear(images, size, antialias=True)
+    if tuple(images.shape[-2:]) != RECOGNIZER_SIZE:
+        images = resize_bilinear(images, RECOGNIZER_SIZE, antialias=True)
     return images * 2 - 1
 
 

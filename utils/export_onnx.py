@@ -109,12 +109,12 @@ def export(module, names, example, metadata):
     return program
 
 
-def largest_difference(path, module, shapes=((1, 3, 8, 32), (3, 3, 16, 64), (2, 3, 13, 57))):
+def largest_difference(path, module):
     """Between what onnxruntime and torch compute, over random images of three shapes."""
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     differences = []
-    for seed, shape in enumerate(shapes):
+    for seed, shape in enumerate(((1, 3, 8, 32), (3, 3, 16, 64), (2, 3, 13, 57))):
         images = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
         found, = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():

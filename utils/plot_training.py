@@ -46,9 +46,9 @@ def read_curve(logs_dir, metric):
     return curves
 
 
-def ticks(low, high, count=6):
-    """Round numbers from at most `low` to at least `high`, about `count` of them."""
-    rough = (high - low) / count or 1.0
+def ticks(low, high):
+    """Round numbers from at most `low` to at least `high`, about six of them."""
+    rough = (high - low) / 6 or 1.0
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -23,6 +23,9 @@ from lib.models.generator import Generator
 from lib.runtime.console import run_command
 from lib.vocabulary import Vocabulary
 
+RATES = (20, 40)  # TFLOP/s in use
+JPEG_BYTES = 5_000  # of a word
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Estimate what training costs, from counted operations and bytes.',
@@ -36,12 +39,12 @@ def parse_args(argv=None):
     return args
 
 
-def step_flops(blocks=16, characters=8, count=2):
+def step_flops(blocks=16, count=2):
     """Counted floating-point operations of a training step, per image at 128x32, of each part (released sizes)."""
     generator, discriminator, recognizer = Generator(4, blocks), Discriminator(), Aster().freeze()
     lr, hr = torch.rand(count, 3, 8, 32), torch.rand(count, 3, 32, 128)
     sr, vocabulary = hr.clone().requires_grad_(), Vocabulary()
-    targets = encode_labels(['a' * (characters - 1)] * count, vocabulary)
+    targets = encode_labels(['letters'] * count, vocabulary)  # seven, with EOS eight steps of the decoder
 
     def of(function):
         with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
@@ -50,17 +53,17 @@ def step_flops(blocks=16, characters=8, count=2):
                 function()
         return counter.get_total_flops() / count
 
-    def look():
+    def adversarial_step():
         fake = discriminator(sr)
         generator_loss(fake).backward(inputs=[sr], retain_graph=True)
         discriminator_loss(discriminator(hr), fake).backward(inputs=list(discriminator.parameters()))
 
-    return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(look),
+    return {'generator': of(lambda: content_loss(generator(lr), hr).backward()), 'discriminator': of(adversarial_step),
             'recognizer': of(lambda: text_perceptual_loss(recognizer, sr, targets, vocabulary.padding).backward())}
 
 
-def main(argv=None, tera=(20, 40), jpeg_bytes=5_000):
-    """Print the estimate, at rates of `tera` TFLOP/s and with `jpeg_bytes` a word."""
+def main(argv=None):
+    """Print the estimate."""
     args = parse_args(argv)
     words, epochs = args.words, args.epochs
     flops = step_flops()
@@ -70,11 +73,11 @@ def main(argv=None, tera=(20, 40), jpeg_bytes=5_000):
     print('operations of a step per image: '
           + ' + '.join(f'{name} {value / 1e9:.1f}' for name, value in flops.items()) + f' = {total / 1e9:.1f} GFLOP')
     print(f'all: {words:,} x {epochs} x {total / 1e9:.1f} GFLOP = {words * epochs * total / 1e15:.0f} PFLOP')
-    for rate in tera:
+    for rate in RATES:
         hours = words * epochs * total / (rate * 1e12) / 3600
         images = rate * 1e12 / total
         print(f'at {rate} TFLOP/s in use: {hours:.1f} h on one GPU, {hours / 8 / 0.9:.1f} h on eight (90% efficiency); '
-              f'{images:.0f} images/s, {images * jpeg_bytes / 1e6:.0f} MB/s of JPEG for each GPU')
+              f'{images:.0f} images/s, {images * JPEG_BYTES / 1e6:.0f} MB/s of JPEG for each GPU')
     print(f'gradients to reduce among eight: {parameters:,} x 4 bytes = {4 * parameters / 1e6:.0f} MB a step')
 
 

@@ -183,15 +183,15 @@ def infer_sizes(shapes):
     return sizes
 
 
-def describe_misfit(found, expected, limit=3):
-    """How two dicts of name -> shape differ, the first few of each kind; an empty string where they do not."""
+def describe_misfit(found, expected):
+    """How two dicts of name -> shape differ, the first three of each kind; an empty string where they do not."""
     wrong = {
         'missing': [f'{name} {expected[name]}' for name in expected if name not in found],
         'unexpected': [f'{name} {found[name]}' for name in found if name not in expected],
         'wrong shape': [f'{name} {found[name]} instead of {expected[name]}' for name in expected
                         if name in found and found[name] != expected[name]],
     }
-    return '; '.join(f'{len(names)} {kind}: {", ".join(names[:limit])}{", ..." if len(names) > limit else ""}'
+    return '; '.join(f'{len(names)} {kind}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
                      for kind, names in wrong.items() if names)
 
 

@@ -81,11 +81,13 @@ def glyph(font, char):
     return ink[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1] if len(rows) else None
 
 
-def shapes_of(inks, size=24, cells=6):
-    """Unit vectors (n, 288) that describe glyphs whatever their width and weight: 8 edge directions in a grid of cells.
+def hog_descriptors(inks):
+    """Histograms of oriented gradients (Dalal & Triggs, CVPR 2005) of glyphs, unit vectors (n, 288): 8 directions in
+    each of 6x6 cells of a picture of 24x24 pixels, whatever a glyph's width and weight.
 
     Narrow glyphs (I, l, 1) keep their proportions, all others are stretched to a square.
     """
+    size, cells = 24, 6
     inner = size - 4
     squares = np.zeros((len(inks), size, size), np.float32)
     for square, ink in zip(squares, inks):
@@ -107,7 +109,7 @@ def shapes_of(inks, size=24, cells=6):
 def templates():
     """Shapes of PRINTABLE in Pillow's own font, upright and slanted: (2, 94, 288)."""
     font = load_font(None, 0, CHECK_SIZE)
-    return np.stack([shapes_of([slant(glyph(font, c), by) for c in PRINTABLE]) for by in (0, 0.25)])
+    return np.stack([hog_descriptors([slant(glyph(font, c), by) for c in PRINTABLE]) for by in (0, 0.25)])
 
 
 def slant(ink, by):
@@ -139,7 +141,7 @@ def check_font(candidate):
     for group in (string.ascii_uppercase, string.ascii_lowercase, string.digits):
         if len({(inks[c].shape, inks[c].tobytes()) for c in group}) < len(group):
             return None, 'letters that look the same', None
-    shapes = dict(zip(inks, shapes_of(list(inks.values()))))
+    shapes = dict(zip(inks, hog_descriptors(list(inks.values()))))
     letters = np.stack([shapes[c] for c in LETTERS])
     plainness = read_share(letters)
     if plainness < MIN_READ:

@@ -207,8 +207,8 @@ def luma_of(image):
     return 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
 
 
-def legible(image, layers, least=40):
-    """True when the luma of letters and ground differs by at least `least` of 255, and by more than their spread.
+def legible(image, layers):
+    """True when the luma of letters and ground differs by more than 40 of 255, and by more than their spread.
 
     Letters are the pixels with most ink, so hairlines that never cover a pixel need the stronger colours.
     """
@@ -217,7 +217,7 @@ def legible(image, layers, least=40):
     if not letters.any() or not others.any():
         return True
     gap = abs(luma[letters].mean() - luma[others].mean())
-    return gap > least and gap > 0.95 * (luma[letters].std() + luma[others].std())
+    return gap > 40 and gap > 0.95 * (luma[letters].std() + luma[others].std())
 
 
 def finish(image, rng):
