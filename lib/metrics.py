@@ -31,8 +31,7 @@ def ssim(sr, hr):
     x, y = luma(sr), luma(hr)
 
     def window(size):
-        offsets = torch.arange(size, dtype=torch.float64, device=sr.device) - (size - 1) / 2
-        weights = torch.exp(-offsets ** 2 / (2 * 1.5 ** 2))
+        weights = torch.signal.windows.gaussian(size, std=1.5, dtype=torch.float64, device=sr.device)
         return weights / weights.sum()
 
     down = window(min(11, sr.shape[2])).view(1, 1, -1, 1)

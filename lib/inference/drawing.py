@@ -4,7 +4,7 @@ from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lib.vocabulary import normalize
 
@@ -111,14 +111,6 @@ def grid(rows, gap=GAP):
     return sheet
 
 
-def framed(image, color):
-    """The image in a frame of that colour, three pixels thick."""
-    thick = 3
-    picture = Image.new('RGB', (image.width + 2 * thick, image.height + 2 * thick), color)
-    picture.paste(image, (thick, thick))
-    return picture
-
-
 def with_boxes(image, boxes):
     """A copy with frames around `boxes`, (left, top, right, bottom) in normalized coordinates."""
     image = image.copy()
@@ -161,7 +153,8 @@ def compare(versions, label=None, boxes=(), normalize=normalize):
     rows += [[with_boxes(view, boxes) for view in views], [string(version.text, label) for version in versions]]
     for number in range(max(len(version.details) for version in versions)):
         color = FRAMES[number % len(FRAMES)]
-        rows.append([framed(enlarge_detail(version.details[number], width - 6), color) for version in versions])
+        rows.append([ImageOps.expand(enlarge_detail(version.details[number], width - 6), 3, color)
+                     for version in versions])
         rows.append([string(version.detail_texts[number]) if version.detail_texts else None for version in versions])
     rows = [row for row in rows if any(row)]
     picture = grid(rows)
