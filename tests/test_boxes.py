@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lib.inference import boxes
-from lib.inference.boxes import Boxes, blend, cut, place, text_of, window
+from lib.inference.boxes import Boxes, blend, cut, normalize_corners, text_of, window
 
 WORD = [(10, 20), (40, 20), (40, 30), (10, 30)]
 SLANTED = [(1, 2), (31, 4), (30, 14), (0, 12)]
@@ -69,16 +69,18 @@ def test_corners_as_text():
 
 
 def test_places_in_and_outside_of_an_image():
-    assert place(WORD, 80, 40) == [(0.125, 0.5), (0.5, 0.5), (0.5, 0.75), (0.125, 0.75)]
-    assert place([(-5, -5), (200, -5), (200, 20), (-5, 20)], 100, 40) == [(0, 0), (1, 0), (1, 0.5), (0, 0.5)]
-    assert place(WORD, 10, 40) is None and place(WORD, 80, 20) is None
+    assert normalize_corners(WORD, 80, 40) == [(0.125, 0.5), (0.5, 0.5), (0.5, 0.75), (0.125, 0.75)]
+    beyond = [(-5, -5), (200, -5), (200, 20), (-5, 20)]
+    assert normalize_corners(beyond, 100, 40) == [(0, 0), (1, 0), (1, 0.5), (0, 0.5)]
+    assert normalize_corners(WORD, 10, 40) is None and normalize_corners(WORD, 80, 20) is None
 
 
 def test_a_word_is_covered_and_fades_into_the_ground():
-    ground, shares = Image.new('L', (400, 200)), place([(150, 80), (250, 80), (250, 120), (150, 120)], 400, 200)
-    (left, top, right, bottom), margin = window(shares, 400, 200)
+    ground = Image.new('L', (400, 200))
+    corners = normalize_corners([(150, 80), (250, 80), (250, 120), (150, 120)], 400, 200)
+    (left, top, right, bottom), margin = window(corners, 400, 200)
     assert margin == 10 and (left, top, right, bottom) == (140, 70, 260, 130)
-    blend(ground, Image.new('L', (right - left, bottom - top), 200), shares, (left, top), margin)
+    blend(ground, Image.new('L', (right - left, bottom - top), 200), corners, (left, top), margin)
     pixels = np.asarray(ground).astype(int)
     assert (pixels[80:120, 150:250] >= 198).mean() > 0.99 and (pixels[85:115, 155:245] == 200).all()
     outside = pixels.copy()
@@ -89,10 +91,10 @@ def test_a_word_is_covered_and_fades_into_the_ground():
 
 
 def test_a_word_at_the_edge_of_a_picture_does_not_fade_there():
-    ground, shares = Image.new('L', (100, 100)), place([(0, 0), (60, 0), (60, 20), (0, 20)], 100, 100)
-    (left, top, right, bottom), margin = window(shares, 100, 100)
+    ground, corners = Image.new('L', (100, 100)), normalize_corners([(0, 0), (60, 0), (60, 20), (0, 20)], 100, 100)
+    (left, top, right, bottom), margin = window(corners, 100, 100)
     assert (left, top) == (0, 0)
-    blend(ground, Image.new('L', (right, bottom), 255), shares, (0, 0), margin)
+    blend(ground, Image.new('L', (right, bottom), 255), corners, (0, 0), margin)
     assert np.asarray(ground)[:15, :50].min() >= 245
 
 
@@ -102,16 +104,16 @@ def test_a_slanted_word_is_straightened():
     draw = ImageDraw.Draw(picture)
     draw.polygon(corners, fill='red')
     draw.polygon([(40, 100), (90, 75), (100, 95), (50, 120)], fill='blue')  # its left half
-    word = np.asarray(cut(picture, place(corners, 200, 200)))
+    word = np.asarray(cut(picture, normalize_corners(corners, 200, 200)))
     assert word.shape[:2] == (22, 112)
     assert (word[4:-4, 4:50] == [0, 0, 255]).all(2).mean() > 0.95
     assert (word[4:-4, 62:-4] == [255, 0, 0]).all(2).mean() > 0.95
     anticlockwise = [corners[0], *corners[:0:-1]]
-    assert (np.asarray(cut(picture, place(anticlockwise, 200, 200))) == word).all(), 'mirrored'
+    assert (np.asarray(cut(picture, normalize_corners(anticlockwise, 200, 200))) == word).all(), 'mirrored'
 
 
 def test_an_upright_word_is_cut_out_pixel_by_pixel():
     picture = Image.effect_noise((60, 40), 90)
-    assert (np.asarray(cut(picture, place(boxes.polygon([10, 20, 30, 10]), 60, 40)))
+    assert (np.asarray(cut(picture, normalize_corners(boxes.polygon([10, 20, 30, 10]), 60, 40)))
             == np.asarray(picture)[20:30, 10:40]).all()
-    assert cut(picture, place([(59.9, 39.9), (60, 39.9), (60, 40)], 60, 40)).size == (1, 1)
+    assert cut(picture, normalize_corners([(59.9, 39.9), (60, 39.9), (60, 40)], 60, 40)).size == (1, 1)

@@ -6,7 +6,7 @@ from lib.inference.drawing import (
     FRAMES,
     GAP,
     PAPER,
-    Version,
+    Column,
     compare,
     draw_marked,
     draw_text,
@@ -112,7 +112,7 @@ def test_details_are_enlarged_but_kept_within_bounds(size, expected):
 
 def versions(texts, **more):
     colors = ['#204060', '#206040', '#602040']
-    return [Version(f'v{number}', Image.new('RGB', (128, 32), color), text, **more)
+    return [Column(f'v{number}', Image.new('RGB', (128, 32), color), text, **more)
             for number, (text, color) in enumerate(zip(texts, colors))]
 
 
@@ -151,4 +151,4 @@ def test_details_stand_below_in_the_colour_of_their_box():
 
 def test_a_hundred_letters_do_not_widen_the_picture():
     assert compare(versions(['W' * 100, 'b'])).width <= compare(versions(['a', 'b'])).width + 1000
-    assert compare([Version('t', Image.new('RGB', (1, 3000)), 'word')]).height < 1200
+    assert compare([Column('t', Image.new('RGB', (1, 3000)), 'word')]).height < 1200

@@ -5,7 +5,7 @@ import torch
 
 from lib.imaging import quantize, resize, to_tensor
 from lib.inference import enlarging
-from lib.inference.enlarging import Enlarger, Tile, Workers, batches, receptive_radius, spans
+from lib.inference.enlarging import Enlarger, Tile, Workers, receptive_radius, spans, tile_batches
 from lib.models.generator import Generator
 from lib.runtime.distributed import autocast
 
@@ -101,7 +101,7 @@ def test_batches_take_every_image_once_and_keep_within_their_limits():
     torch.manual_seed(0)
     sizes = [tuple(size) for size in torch.randint(1, 40, (300, 2)).tolist()] + [(150, 150), (192, 192)]
     tiles = [Tile(index, 0, height, 0, height, 0, width, 0, width) for index, (height, width) in enumerate(sizes)]
-    parts = list(batches(tiles, batch_size=16, max_pixels=10_000))
+    parts = list(tile_batches(tiles, batch_size=16, max_pixels=10_000))
     assert sorted(tile.index for part in parts for tile in part) == list(range(len(sizes)))
     assert max(map(len, parts)) <= 16
     assert len(parts) < len(sizes) / 3
@@ -109,7 +109,7 @@ def test_batches_take_every_image_once_and_keep_within_their_limits():
         area = max(tile.size[0] for tile in part) * max(tile.size[1] for tile in part) * len(part)
         assert area <= 10_000 or len(part) == 1
         assert area <= 1.4 * sum(tile.size[0] * tile.size[1] for tile in part)
-    assert sorted(len(part) for part in batches(tiles, 1, 10_000)) == [1] * len(sizes)
+    assert sorted(len(part) for part in tile_batches(tiles, 1, 10_000)) == [1] * len(sizes)
 
 
 @pytest.mark.parametrize('amp', ['off', 'bf16'])

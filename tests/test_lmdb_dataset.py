@@ -64,7 +64,7 @@ def test_first_pair_damaged(tiny_lmdb):
     assert dataset[1].error is None and dataset[1].image_lr is not None
 
 
-def test_two_folders_one_behind_the_other(tiny_lmdb):
+def test_two_folders_concatenated(tiny_lmdb):
     dataset = LmdbDataset([tiny_lmdb('a', ('x', 'y')), tiny_lmdb('b', ('z',))])
     assert [dataset[i].label for i in range(3)] == ['x', 'y', 'z'] and dataset.lengths == [2, 1]
 

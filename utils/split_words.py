@@ -46,7 +46,7 @@ def parse_args(argv=None):
     return args
 
 
-def look(path):
+def descriptor(path):
     """The vector that pictures are compared by: grey values at 32x16, less their mean, of length 1; (512,)."""
     grey = np.asarray(read_image(path).convert('L').resize((32, 16), Image.BICUBIC), dtype=np.float32).ravel()
     grey = grey - grey.mean()
@@ -54,7 +54,7 @@ def look(path):
 
 
 def read_list(path, skipped):
-    """[(picture, label, look)] of a list in its order; `skipped`, {reason: [name, ...]}, takes what cannot be used."""
+    """[(picture, label, descriptor)] of a list in its order; `skipped`, {reason: [name, ...]}, takes the unusable."""
     entries, count, folders = open_list(path)
     words = []
     for entry in tqdm(entries, total=count, desc=str(path), leave=False, disable=None):
@@ -67,33 +67,33 @@ def read_list(path, skipped):
             skipped['image not found'].append(' nor '.join(tried))
             continue
         try:
-            words.append((found, entry.label, look(found)))
+            words.append((found, entry.label, descriptor(found)))
         except ValueError as error:
             skipped['image unusable'].append(f'{found} ({error})')
     return words
 
 
-def without_near(words, others, cosine):
-    """The `words` that are not a near duplicate of one of `others`; both [(picture, label, look)]."""
+def without_near_duplicates(words, others, cosine):
+    """The `words` that are not a near duplicate of one of `others`; both [(picture, label, descriptor)]."""
     by_label = defaultdict(list)
-    for _, label, seen in others:
-        by_label[normalize(label)].append(seen)
-    by_label = {label: np.stack(looks) for label, looks in by_label.items()}
+    for _, label, vector in others:
+        by_label[normalize(label)].append(vector)
+    by_label = {label: np.stack(descriptors) for label, descriptors in by_label.items()}
 
-    def near(label, seen):
-        looks = by_label.get(normalize(label))
-        return looks is not None and float((looks @ seen).max()) > cosine
+    def near(label, vector):
+        descriptors = by_label.get(normalize(label))
+        return descriptors is not None and float((descriptors @ vector).max()) > cosine
 
     return [word for word in words if not near(*word[1:])]
 
 
 def split(words, tests, val_share, cosine, seed):
     """(training words, validation words), both in their order, near duplicates left out as the module says."""
-    words = without_near(words, tests, cosine)
+    words = without_near_duplicates(words, tests, cosine)
     chosen = set(random.Random(seed).sample(range(len(words)), round(val_share * len(words))))
     val = [word for index, word in enumerate(words) if index in chosen]
     train = [word for index, word in enumerate(words) if index not in chosen]
-    return without_near(train, val, cosine), val
+    return without_near_duplicates(train, val, cosine), val
 
 
 def write_odgt(path, words):

@@ -121,13 +121,13 @@ class Boxes:
 
 # ------------------------------------------------------------------------------------------ parts of pictures, blending
 
-def place(corners, width, height):
+def normalize_corners(pixels, width, height):
     """The corners in normalized coordinates (x, y), 0 to 1, for an image of width x height pixels; None where the
     whole polygon lies outside."""
-    xs, ys = zip(*corners)
+    xs, ys = zip(*pixels)
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
         return None
-    return [(min(1, max(0, x / width)), min(1, max(0, y / height))) for x, y in corners]
+    return [(min(1, max(0, x / width)), min(1, max(0, y / height))) for x, y in pixels]
 
 
 def text_of(corners):
@@ -138,49 +138,49 @@ def text_of(corners):
     return ','.join(f'{number:g}' for number in numbers)
 
 
-def bounds(shares):
+def bounds(corners):
     """(left, top, right, bottom) of corners."""
-    xs, ys = zip(*shares)
+    xs, ys = zip(*corners)
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def window(shares, width, height):
+def window(corners, width, height):
     """What to enlarge for a word of an image of width x height pixels: (left, top, right, bottom) with a margin, and
     this margin, in pixels."""
-    left, top, right, bottom = (share * side for share, side in zip(bounds(shares), (width, height) * 2))
+    left, top, right, bottom = (bound * side for bound, side in zip(bounds(corners), (width, height) * 2))
     margin = max(4, math.ceil(MARGIN * min(right - left, bottom - top)))
     return (max(0, math.floor(left) - margin), max(0, math.floor(top) - margin), min(width, math.ceil(right) + margin),
             min(height, math.ceil(bottom) + margin)), margin
 
 
-def blend(ground, part, shares, corner, margin):
+def blend(ground, part, corners, corner, margin):
     """Put the enlarged part of a picture into `ground`, an enlargement of the whole, in place.
 
-    The word, whose corners are `shares` of the ground, is covered in full; outside of it the part fades over `margin`
-    pixels. corner: (left, top) of the part. All in pixels of the ground.
+    The word at these normalized `corners` is covered in full; outside of it the part fades over `margin` pixels.
+    corner: (left, top) of the part. Both in pixels of the ground.
     """
-    corners = [(x * ground.width - corner[0], y * ground.height - corner[1]) for x, y in shares]
+    pixels = [(x * ground.width - corner[0], y * ground.height - corner[1]) for x, y in corners]
     # wider than the part, so that nothing fades at the edges of the picture
     mask = Image.new('L', (part.width + 2 * margin, part.height + 2 * margin))
-    corners = [(x + margin, y + margin) for x, y in corners]
+    pixels = [(x + margin, y + margin) for x, y in pixels]
     draw = ImageDraw.Draw(mask)
-    draw.polygon(corners, fill=255)
+    draw.polygon(pixels, fill=255)
     # 0.55 of the margin around the word, then blurred by 0.35: the word keeps its full weight, corners included
-    draw.line([*corners, *corners[:2]], fill=255, width=round(1.1 * margin), joint='curve')
+    draw.line([*pixels, *pixels[:2]], fill=255, width=round(1.1 * margin), joint='curve')
     mask = mask.filter(ImageFilter.BoxBlur(0.35 * margin))
     ground.paste(part, corner, mask.crop((margin, margin, margin + part.width, margin + part.height)))
 
 
-def cut(picture, shares):
-    """The word at these corners of a picture, upright, at least one pixel; four corners in the order of the text, from
-    its top left on, are straightened."""
-    corners = [(x * picture.width, y * picture.height) for x, y in shares]
-    left, top, right, bottom = map(round, bounds(corners))
-    if len(corners) == 4:
-        area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1]))
+def cut(picture, corners):
+    """The word at these normalized corners of a picture, upright, at least one pixel; four corners in the order of the
+    text, from its top left on, are straightened."""
+    pixels = [(x * picture.width, y * picture.height) for x, y in corners]
+    left, top, right, bottom = map(round, bounds(pixels))
+    if len(pixels) == 4:
+        area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(pixels, pixels[1:] + pixels[:1]))
         if area < 0:  # anticlockwise
-            corners = [corners[0], *corners[:0:-1]]
-        one, two, three, four = corners
+            pixels = [pixels[0], *pixels[:0:-1]]
+        one, two, three, four = pixels
         width = round((math.dist(one, two) + math.dist(four, three)) / 2)
         height = round((math.dist(one, four) + math.dist(two, three)) / 2)
         slanted = abs(width - (right - left)) > 1 or abs(height - (bottom - top)) > 1 or one[0] > three[0]

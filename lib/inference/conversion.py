@@ -54,7 +54,7 @@ class Job:
     hr: Image.Image = None  # 8-bit, where it is known
     label: str = None
     is_scene: bool = False
-    words: dict = field(default_factory=dict)  # {text of the corners: shares}
+    words: dict = field(default_factory=dict)  # {text of the corners: normalized corners}
     versions: dict = field(default_factory=dict)  # {method: Version}
 
 
@@ -63,7 +63,7 @@ class Version:
     """One version of an image: its lines in the report, its column in the drawing, and the pictures to read."""
 
     rows: list
-    drawn: drawing.Version
+    drawn: drawing.Column
     to_read: list  # [(row, picture)]
     unsaved: Image.Image = None
 
@@ -142,13 +142,13 @@ class Converter:
         job.is_scene = min(size) > boxes.SCENE
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
-        for corners in self.words_of(name, whole):
-            shares = boxes.place(corners, *kept)
-            text = boxes.text_of(corners)
-            if shares is None:
+        for pixels in self.words_of(name, whole):
+            corners = boxes.normalize_corners(pixels, *kept)
+            text = boxes.text_of(pixels)
+            if corners is None:
                 self.say(f'{printable(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
             else:
-                job.words[text] = shares
+                job.words[text] = corners
         return job
 
     def _fit(self, picture, size):
@@ -187,15 +187,15 @@ class Converter:
 
     def _enlarge(self, jobs, enlarger, grounds):
         """Yield (job, picture), RGB or RGBA, of each job when it is done."""
-        pieces = []  # (job, where it goes: None for the whole, 'alpha', or a word's shares, tensor)
+        pieces = []  # (job, where it goes: None for the whole, 'alpha', or a word's corners, tensor)
         for job in jobs:
             if job not in grounds:
                 pieces.append((job, None, job.lr))
             elif enlarger is not self.ground:
                 height, width = job.lr.shape[1:]
-                for shares in job.words.values():
-                    left, top, right, bottom = boxes.window(shares, width, height)[0]
-                    pieces.append((job, shares, job.lr[:, top:bottom, left:right]))
+                for corners in job.words.values():
+                    left, top, right, bottom = boxes.window(corners, width, height)[0]
+                    pieces.append((job, corners, job.lr[:, top:bottom, left:right]))
             if job.alpha is not None:
                 pieces.append((job, 'alpha', job.alpha))
         parts = {job: [] for job in jobs}
@@ -216,9 +216,9 @@ class Converter:
         if picture is None:
             picture = ground.copy()
             height, width = job.lr.shape[1:]
-            for shares, part in ((role, part) for role, part in parts if role != 'alpha'):
-                (left, top, _, _), margin = boxes.window(shares, width, height)
-                boxes.blend(picture, part, shares, (left * self.scale, top * self.scale), margin * self.scale)
+            for corners, part in ((role, part) for role, part in parts if role != 'alpha'):
+                (left, top, _, _), margin = boxes.window(corners, width, height)
+                boxes.blend(picture, part, corners, (left * self.scale, top * self.scale), margin * self.scale)
         if alpha is not None:
             picture.putalpha(alpha.convert('L'))
         return picture
@@ -229,8 +229,8 @@ class Converter:
         if job.hr is not None and method != ORIGINAL:
             whole.psnr, whole.ssim = measure(picture, job.hr)
             note = f'{whole.psnr:.2f} dB, SSIM {whole.ssim:.3f}'
-        words = [(Row(whole.image, whole.result, method, box=text), boxes.cut(picture, shares))
-                 for text, shares in job.words.items()]
+        words = [(Row(whole.image, whole.result, method, box=text), boxes.cut(picture, corners))
+                 for text, corners in job.words.items()]
         to_read = words if job.is_scene else []
         details = tuple(word for _, word in words[:DRAWN])
         view = picture
@@ -239,7 +239,7 @@ class Converter:
             picture = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR) if not job.is_scene else None
         if not job.is_scene:
             to_read = [(whole, picture)]
-        drawn = drawing.Version(TITLES.get(method, method), view, None, note, details)
+        drawn = drawing.Column(TITLES.get(method, method), view, None, note, details)
         return Version([whole, *(row for row, _ in words if job.is_scene)], drawn, to_read if self.read else [])
 
     def _read(self, versions):
@@ -256,6 +256,6 @@ class Converter:
         if self.drawings:
             if job.hr is not None:
                 save(job.hr, self.drawings / ORIGINAL / job.result)  # compare/index.html shows it
-            words = [boxes.bounds(shares) for shares in list(job.words.values())[:DRAWN]]
+            words = [boxes.bounds(corners) for corners in list(job.words.values())[:DRAWN]]
             versions = [version.drawn for version in job.versions.values()]
             save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)

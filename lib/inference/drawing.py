@@ -15,7 +15,7 @@ ENLARGE_TO, MAX_ENLARGING, REDUCE_TO = 384, 8, 960  # longest side of a drawn im
 GAP = 10
 
 
-class Version(NamedTuple):
+class Column(NamedTuple):
     """One column of a comparison.
 
     title and note (figures, for example) stand above the image, the string read below it; text None: nothing was read.
@@ -129,15 +129,14 @@ def enlarge_detail(image, width):
     return image.resize([max(1, round(side * factor)) for side in image.size], Image.Resampling.BICUBIC)
 
 
-def compare(versions, label=None, boxes=(), normalize=normalize):
+def compare(columns, label=None, boxes=(), normalize=normalize):
     """Versions of one image side by side: title, note, image, string read; below them the details, enlarged.
 
     label: the true string, if known, stands at the bottom, and letters that differ from it are marked (see
-    `mark_letters`). boxes: where
-    the details lie, normalized (see `with_boxes`). All versions are enlarged alike for the eye, by bicubic
-    interpolation.
+    `mark_letters`). boxes: where the details lie, normalized (see `with_boxes`). All columns are enlarged alike for the
+    eye, by bicubic interpolation.
     """
-    views = [fit(version.image) for version in versions]
+    views = [fit(column.image) for column in columns]
     width = max(view.width for view in views)
     size = max(18, width // 20)
 
@@ -147,15 +146,15 @@ def compare(versions, label=None, boxes=(), normalize=normalize):
         return draw_marked(mark_letters(text, label, normalize), round(1.3 * size), width) if text else \
             draw_text('(nothing read)', size, width, RED if label else GREY)
 
-    rows = [[draw_text(version.title, size, width) for version in versions]]
-    if any(version.note for version in versions):
-        rows.append([draw_text(version.note, round(0.8 * size), width, GREY) for version in versions])
-    rows += [[with_boxes(view, boxes) for view in views], [string(version.text, label) for version in versions]]
-    for number in range(max(len(version.details) for version in versions)):
+    rows = [[draw_text(column.title, size, width) for column in columns]]
+    if any(column.note for column in columns):
+        rows.append([draw_text(column.note, round(0.8 * size), width, GREY) for column in columns])
+    rows += [[with_boxes(view, boxes) for view in views], [string(column.text, label) for column in columns]]
+    for number in range(max(len(column.details) for column in columns)):
         color = FRAMES[number % len(FRAMES)]
-        rows.append([ImageOps.expand(enlarge_detail(version.details[number], width - 6), 3, color)
-                     for version in versions])
-        rows.append([string(version.detail_texts[number]) if version.detail_texts else None for version in versions])
+        rows.append([ImageOps.expand(enlarge_detail(column.details[number], width - 6), 3, color)
+                     for column in columns])
+        rows.append([string(column.detail_texts[number]) if column.detail_texts else None for column in columns])
     rows = [row for row in rows if any(row)]
     picture = grid(rows)
     if label is not None:

@@ -52,7 +52,7 @@ def spans(length, tile, radius):
     return [(start, stop, max(0, start - radius), min(length, stop + radius)) for start, stop in zip(cuts, cuts[1:])]
 
 
-def batches(tiles, batch_size, max_pixels):
+def tile_batches(tiles, batch_size, max_pixels):
     """Lists of tiles of similar sizes: at most `batch_size`, of `max_pixels` in all (a larger tile is alone)."""
     batch, height, width, wanted = [], 0, 0, 0
     for tile in sorted(tiles, key=lambda tile: (round(2 * math.log2(tile.size[0])), tile.size[1])):
@@ -128,7 +128,7 @@ class Enlarger:
         tiles = [Tile(index, *rows, *columns) for index, image in enumerate(images)
                  for rows in spans(image.shape[1], tile, radius) for columns in spans(image.shape[2], tile, radius)]
         waiting, canvases = Counter(tile.index for tile in tiles), {}
-        groups = list(batches(tiles, batch_size, self.max_pixels))
+        groups = list(tile_batches(tiles, batch_size, self.max_pixels))
 
         def work(group):
             sources = [images[tile.index][:, tile.first_row:tile.last_row, tile.first_column:tile.last_column]

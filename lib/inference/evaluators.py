@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from lib.datasets.loading import batches
 from lib.imaging import quantize, recognizer_input, to_pil
-from lib.inference.drawing import Version, compare, stack
+from lib.inference.drawing import Column, compare, stack
 from lib.metrics import psnr, ssim
 from lib.options import BEAM_WIDTH
 from lib.runtime.distributed import gather, rank
@@ -68,7 +68,7 @@ def compare_words(samples, reader, vocabulary, enlargers, device, size):
         hr, lr = (image[None].to(device) for image in sample['pairs'][size])
         pictures = {**{method: quantize(enlarge(lr)) for method, enlarge in enlargers.items()}, 'hr': hr}
         strings = [string for string, _ in reader.read([reader.prepare(picture) for picture in pictures.values()])]
-        sheets.append(compare([Version(method, to_pil(picture[0]), string)
+        sheets.append(compare([Column(method, to_pil(picture[0]), string)
                                for (method, picture), string in zip(pictures.items(), strings)], sample['label'],
                               normalize=vocabulary.normalize))
     return stack(sheets) if sheets else None
