@@ -63,8 +63,9 @@ def measure(sr, hr):
     return -10 * math.log10(error / sr.height) if error else math.inf, similarity / windows
 
 
-def grid(sr, scale):
-    """Strength of the grid that a pixel shuffle draws on plain ground, (N, 3, H, W) in [0, 1] -> (N,) in grey levels.
+def checkerboard(sr, scale):
+    """Strength of the checkerboard artifact (Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts",
+    Distill, 2016), here of a pixel shuffle on plain ground: (N, 3, H, W) in [0, 1] -> (N,) in grey levels.
 
     The standard deviation of the means of the scale x scale positions in a block of that many pixels; 0.0 where none of
     them is brighter than the others, as after bicubic interpolation. H and W are multiples of `scale`.

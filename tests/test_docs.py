@@ -14,11 +14,11 @@ import main
 from lib import options
 from utils import (
     benchmark,
+    checkerboard,
     create_lmdb,
     crop_800k,
     export_onnx,
     export_weights,
-    plain_ground,
     plot_training,
     render_words,
     split_words,
@@ -31,7 +31,7 @@ PARSERS = {
     'main.py': options.parse_args, 'convert.py': convert.parse_args, 'utils/crop_800k.py': crop_800k.parse_args,
     'utils/create_lmdb.py': create_lmdb.parse_args, 'utils/render_words.py': render_words.parse_args,
     'utils.export_weights': export_weights.parse_args, 'utils.benchmark': benchmark.parse_args,
-    'utils.plain_ground': plain_ground.parse_args, 'utils.plot_training': plot_training.parse_args,
+    'utils.checkerboard': checkerboard.parse_args, 'utils.plot_training': plot_training.parse_args,
     'utils.split_words': split_words.parse_args,
     'utils.training_cost': training_cost.parse_args, 'utils.export_onnx': export_onnx.parse_args,
 }

@@ -29,8 +29,8 @@ def test_a_convolution_by_blocks_is_the_convolution(kernel):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def with_a_grid(scale, maps=8):
-    """A generator whose weights draw a grid, as training without `level_phases` makes them."""
+def with_a_checkerboard(scale, maps=8):
+    """A generator whose weights draw a checkerboard, as training without `level_phases` makes them."""
     torch.manual_seed(0)
     generator = Generator(scale, 1, maps).eval()
     for conv, *_ in generator.upsample:
@@ -40,12 +40,12 @@ def with_a_grid(scale, maps=8):
 
 
 @pytest.mark.parametrize('scale', [2, 4])
-def test_level_phases_draw_no_grid_on_plain_ground(scale):
+def test_level_phases_draw_no_checkerboard_on_plain_ground(scale):
     flat = torch.tensor([0.5, 0.3, 0.6]).view(1, 3, 1, 1).expand(1, 3, 40, 40)
 
     def spread(generator):
         return inside(generator(flat), 16 * scale).flatten(2).std(2).max().item()
-    generator = with_a_grid(scale)
+    generator = with_a_checkerboard(scale)
     before = spread(generator)
     generator.level_phases()
     assert spread(generator) < 1e-5 < 1e-2 < before
@@ -53,7 +53,7 @@ def test_level_phases_draw_no_grid_on_plain_ground(scale):
 
 
 def test_levelling_changes_the_weights_as_little_as_it_can_and_once():
-    generator = with_a_grid(2)
+    generator = with_a_checkerboard(2)
     conv = generator.upsample[0][0]
     before = conv.weight.detach().clone()
     generator.level_phases()

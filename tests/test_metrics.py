@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import correlate1d
 
 from lib.imaging import to_pil, to_tensor
-from lib.metrics import finite_mean, grid, measure, psnr, ssim
+from lib.metrics import checkerboard, finite_mean, measure, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -71,14 +71,14 @@ def test_equal_pictures_measure_as_equal():
     assert measure(picture, picture) == (math.inf, pytest.approx(1))
 
 
-def test_a_grid_is_measured_in_grey_levels():
+def test_a_checkerboard_is_measured_in_grey_levels():
     plain = torch.full((2, 3, 8, 16), 100 / 255)
     raised = plain.clone()
     raised[1, :, ::4, 1::4] += 16 / 255  # one position in sixteen of every block
     expected = np.concatenate([[15] * 3, [-1] * 45]).std(ddof=1)
-    assert grid(raised, 4).tolist() == pytest.approx([0, expected], abs=1e-4)
+    assert checkerboard(raised, 4).tolist() == pytest.approx([0, expected], abs=1e-4)
 
 
-def test_what_is_not_plain_is_no_grid():
+def test_what_is_not_plain_is_no_checkerboard():
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
-    assert grid(ramp, 4).item() > 1 > grid(torch.rand(1, 3, 400, 400) * 0.1, 4).item()
+    assert checkerboard(ramp, 4).item() > 1 > checkerboard(torch.rand(1, 3, 400, 400) * 0.1, 4).item()

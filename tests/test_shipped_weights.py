@@ -14,7 +14,7 @@ from lib.checkpoint import load_aster, load_generator
 from lib.datasets.degradation import degrade
 from lib.imaging import quantize, read_image, recognizer_input, resize, to_tensor
 from lib.inference.evaluators import read_words
-from lib.metrics import grid, psnr
+from lib.metrics import checkerboard, psnr
 from lib.options import ASTER_PATH
 from lib.vocabulary import vocabulary_of
 
@@ -57,13 +57,13 @@ def test_weights_do_what_they_did(path):
 
 @pytest.mark.parametrize('name', ['textsr', 'textsr_x2', 'textsr_32x8', 'srgan', 'srresnet'])
 @torch.no_grad()
-def test_no_grid_on_plain_ground(name):
-    """Grey levels, on a flat colour and on faint noise as a camera's; above 0.5 a grid can be seen."""
+def test_no_checkerboard_on_plain_ground(name):
+    """Grey levels, on a flat colour and on faint noise as a camera's; above 0.5 a checkerboard can be seen."""
     generator = load_generator(ROOT / 'weights' / f'{name}.pth').eval()
     noise = torch.randn(1, 3, 60, 80, generator=torch.Generator().manual_seed(0))
     for strength in (0, 1):
         ground = torch.tensor([128, 120, 140]).view(1, 3, 1, 1) + strength * noise
-        assert grid(generator(quantize(ground / 255)), generator.scale).item() <= 0.5
+        assert checkerboard(generator(quantize(ground / 255)), generator.scale).item() <= 0.5
 
 
 def test_no_record_is_left_of_weights_that_went():

@@ -73,11 +73,11 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def level_phases(self):
-        """Take from the weights what draws a grid on plain ground; training calls it after each step.
+        """Take from the weights what draws a checkerboard on plain ground; training calls it after each step.
 
         A pixel shuffle interleaves the outputs of four convolutions. Where their answers to a flat picture differ, it
-        gets a grid. So each one's bias and the sum of its weights are set to the mean of the four, with the smallest
-        change of the weights that does it.
+        gets a checkerboard. So each one's bias and the sum of its weights are set to the mean of the four, with the
+        smallest change of the weights that does it.
         """
         for conv, *_ in self.upsample:
             weight, bias = conv.weight.unflatten(0, (-1, 4)), conv.bias.unflatten(0, (-1, 4))

@@ -1,9 +1,9 @@
-"""Prints how strong a grid generators draw where a picture has no detail.
+"""Prints how strong a checkerboard generators draw where a picture has no detail.
 
-    python3 -m utils.plain_ground weights/textsr.pth weights/srgan.pth --image street.jpg --box 60,60,200,100
+    python3 -m utils.checkerboard weights/textsr.pth weights/srgan.pth --image street.jpg --box 60,60,200,100
 
 One column is a flat colour, the other, with --image, a plain part of that photograph, such as sky: its noise shows more
-of the grid. Grey levels of 255, see `lib.metrics.grid`; above 0.5 the grid can be seen.
+of it. Grey levels of 255, see `lib.metrics.checkerboard`; above 0.5 it can be seen.
 """
 import argparse
 import os
@@ -18,14 +18,15 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 from lib.checkpoint import load_generator
 from lib.imaging import read_image, to_tensor
 from lib.inference.tables import markdown_table
-from lib.metrics import grid
+from lib.metrics import checkerboard
 from lib.runtime.console import run_command
 
 FLAT = (128, 120, 140)
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Print how strong a grid generators draw where there is no detail.',
+    parser = argparse.ArgumentParser(description='Print how strong a checkerboard generators draw where there is no '
+                                                 'detail.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')
@@ -59,7 +60,7 @@ def plain_part(path, part=None):
 
 @torch.no_grad()
 def strength(generator, picture):
-    return grid(generator(to_tensor(picture)[None]), generator.scale).item()
+    return checkerboard(generator(to_tensor(picture)[None]), generator.scale).item()
 
 
 def table(args):
@@ -80,7 +81,7 @@ def main(argv=None):
     try:
         print(table(args))
     except (OSError, ValueError) as error:
-        print(f'plain_ground.py: {error}', file=sys.stderr)
+        print(f'checkerboard.py: {error}', file=sys.stderr)
         return 2
     return 0
 

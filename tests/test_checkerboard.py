@@ -5,7 +5,7 @@ from PIL import Image
 import main as training
 from lib.checkpoint import save_checkpoint
 from lib.models.generator import Generator
-from utils.plain_ground import main
+from utils.checkerboard import main
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def figures(printed):
     return [[float(value) for value in line.split('|')[2:-1]] for line in printed.splitlines()[2:]]
 
 
-def test_level_phases_leave_less_of_a_grid(generators, tmp_path, capsys):
+def test_level_phases_leave_less_of_a_checkerboard(generators, tmp_path, capsys):
     Image.effect_noise((80, 40), 8).convert('RGB').save(tmp_path / 'sky.png')
     assert main([*generators, '--image', str(tmp_path / 'sky.png'), '--box', '10,0,60,40']) == 0
     uneven, level = figures(capsys.readouterr().out)
