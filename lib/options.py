@@ -215,8 +215,9 @@ def parse_args(argv=None):
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
                          if getattr(args, f'{term}_weight') is not None})
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
-    require(not args.weights['vgg'] or min(args.width, args.height) >= 16,
-            '--vgg_weight: VGG halves an image four times, so --width and --height must be at least 16')
+    require(not args.weights['vgg'] or all(min(size) >= 16 for size in args.hr_sizes),
+            '--vgg_weight: VGG halves an image four times, so the sides of --hr_sizes, or --width and --height, must '
+            'be at least 16')
     args.val_sets = [(set_name(path), path) for path in args.val_data_dir or ()]
     args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
     for flag, sets in (('val', args.val_sets), ('test', args.test_sets)):

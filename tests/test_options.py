@@ -30,7 +30,7 @@ BAD_FLAGS = [
     '--aster_path=none', '--test',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
-    '@no_such_recipe.txt',
+    '--vgg_weight=1 --hr_sizes 64x32 64x12', '@no_such_recipe.txt',
 ]
 
 
@@ -96,6 +96,11 @@ def test_sets_and_sizes():
     args = parse_args(['--test', '--test_data_dir', 'IC15=', 'x/ic13', 'name=path/y', '--lr_sizes', '32x8', '20X5'])
     assert args.test_sets == [('IC15', None), ('ic13', 'x/ic13'), ('name', 'path/y')]
     assert args.lr_sizes == [(8, 32), (5, 20)]
+
+
+def test_vgg_sees_the_sizes_that_are_trained_on():
+    flags = ['--train_data_dir', 'x', '--vgg_weight', '1', '--height', '8', '--hr_sizes', '64x16', '16x32']
+    assert parse_args(flags).hr_sizes == [(16, 64), (32, 16)]
 
 
 def test_folders_with_an_equals_sign_and_links_that_go_round(tmp_path):
