@@ -15,7 +15,7 @@ import convert
 from lib.checkpoint import load_aster
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference import conversion
-from lib.inference.build import build_enlargers
+from lib.inference.build import build_enlargers, build_reader
 from lib.inference.conversion import Row
 from lib.inference.evaluators import read_words
 from lib.inference.files import output_names
@@ -284,6 +284,15 @@ def test_the_string_is_read_from_the_saved_image(run, folder, tmp_path):
     assert rows['a.png', 'original']['right'] == '1'
     assert '| original | - | - | 2 | 50.0 |' in printed
     assert 'failed.png' in names_in(tmp_path / 'out' / 'sheets')
+
+
+def test_the_batch_norm_of_the_recognizer_is_folded_once(tiny_aster, monkeypatch):
+    args = parse_args(['--aster_path', tiny_aster, '--image_path', '.', '--ds_scale', '4'])
+    recognizer = load_aster(tiny_aster).eval()
+    expected = read_words(recognizer, vocabulary_of(97), recognizer_input(to_tensor(word())[None]), args.beam_width)
+    read, _ = build_reader(args, torch.device('cpu'))
+    monkeypatch.setattr('lib.models.aster.conv_bn.folded', None)
+    assert read([word()]) == [(expected[0][0], pytest.approx(expected[0][1], abs=1e-4))]
 
 
 @pytest.mark.parametrize('flags, named', [

@@ -38,7 +38,7 @@ def build_enlargers(args, device):
 
 def build_reader(args, device):
     """A function of a list of PIL images of any size that returns (string, score) of each, and its vocabulary."""
-    recognizer = load('--aster_path', args.aster_path, load_aster, device)
+    recognizer = load('--aster_path', args.aster_path, load_aster, device).freeze()
     if args.beam_width > recognizer.num_classes:
         raise ValueError(f'--beam_width {args.beam_width}: more than the {recognizer.num_classes} classes there are')
     vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
