@@ -1,19 +1,14 @@
 """Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights."""
-import io
 import signal
 
-import lmdb
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from helpers import TINY_ASTER, WORDS, word_records, write_lmdb
 
 from lib.checkpoint import save_checkpoint
 from lib.inference.conversion import Converter
 from lib.models.aster import Aster
 from lib.models.generator import Generator
-
-WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
-TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8}
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -26,37 +21,6 @@ def one_thread():
 def interruptible():
     """A shell starts what it runs in the background deaf to SIGINT, and so would be all that the tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def word_image(word, size=(32, 16)):
-    """PNG bytes of a word in black on white."""
-    image = Image.new('RGB', size, 'white')
-    ImageDraw.Draw(image).text((2, 2), word, fill='black')
-    buffer = io.BytesIO()
-    image.save(buffer, 'PNG')
-    return buffer.getvalue()
-
-
-def write_lmdb(path, records):
-    """An LMDB folder with exactly these {key: bytes}, right or wrong; returns the path as a string."""
-    path.mkdir(parents=True, exist_ok=True)
-    with lmdb.open(str(path), map_size=8 << 20, sync=False) as env, env.begin(write=True) as transaction:
-        for key, value in records.items():
-            transaction.put(key.encode(), value)
-    return str(path)
-
-
-def word_records(words=WORDS, size=(32, 16), paired=False):
-    """{key: bytes} of a whole set: for tests that damage some of it before they write it."""
-    records = {'num-samples': str(len(words)).encode()}
-    for number, word in enumerate(words, 1):
-        records[f'label-{number:09d}'] = word.encode()
-        if paired:
-            records[f'image_hr-{number:09d}'] = word_image(word, size)
-            records[f'image_lr-{number:09d}'] = word_image(word, (size[0] // 2, size[1] // 2))
-        else:
-            records[f'image-{number:09d}'] = word_image(word, size)
-    return records
 
 
 @pytest.fixture

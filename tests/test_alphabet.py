@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from helpers import TINY_ASTER
 from PIL import Image
 
 import main
@@ -16,7 +17,6 @@ from lib.models.aster import Aster
 from lib.options import parse_args
 from lib.trainers import moving_average
 from lib.vocabulary import Vocabulary
-from tests.conftest import TINY_ASTER
 from utils import export_weights
 
 ALPHABET = '\u03b1\u03b2\u03b3'

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import photo
 from PIL import Image, ImageDraw, ImageFont
 
 import convert
@@ -41,12 +42,6 @@ def run(tmp_path, generators, tiny_aster, capsys):
             status = error.code
         return (status, *capsys.readouterr())
     return call
-
-
-def photo(size=(37, 18), seed=0):
-    """A smooth colour picture."""
-    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
 
 
 def word(text='HELLO'):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import photo
 from PIL import Image, ImageDraw, features
 
 import convert
@@ -48,11 +49,6 @@ def read_as_sale(monkeypatch):
     return sizes
 
 
-def picture(size=(37, 18), seed=0):
-    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
-
-
 def files(path):
     return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())
 
@@ -80,7 +76,7 @@ def test_help_and_wrong_flags_come_before_torch(tmp_path):
 
 def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
     for name in ('a.png', 'b c.png'):
-        picture().save(tmp_path / name)
+        photo().save(tmp_path / name)
     status, printed, reported = run('b c.png', tmp_path / 'a.png', '-o', 'large')
     assert (status, printed) == (0, 'b c.png\tSALE\na.png\tSALE\n')
     assert '2 of 2 images' in reported and files(tmp_path / 'large') == ['a.png', 'b c.png']
@@ -90,7 +86,7 @@ def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
 
 
 def test_methods_choose_what_is_done(run, tmp_path, generators):
-    picture().save(tmp_path / 'a.png')
+    photo().save(tmp_path / 'a.png')
     assert run('a.png', '--methods', 'bicubic', f'mine={generators[4]}', '--no_compare')[0] == 0
     assert files(tmp_path / 'enlarged') == ['bicubic/a.png', 'mine/a.png']
     assert run('a.png', '--methods', f'mine={generators[2]}', '-o', 'small.png')[0] == 0
@@ -109,7 +105,7 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),
 ])
 def test_flags_that_cannot_be(run, tmp_path, flags, told):
-    picture().save(tmp_path / 'a.png')
+    photo().save(tmp_path / 'a.png')
     status, printed, reported = run(*flags)
     assert status == 2 and printed == '' and re.search(told, reported.splitlines()[-1])
     assert files(tmp_path) == ['a.png']
@@ -118,7 +114,7 @@ def test_flags_that_cannot_be(run, tmp_path, flags, told):
 def test_sub_folders_are_kept(run, tmp_path):
     for name in ('a.png', 'x/a.png', 'x/y/b.jpg', 'x/.hidden/c.png'):
         (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
-        picture().save(tmp_path / 'in' / name)
+        photo().save(tmp_path / 'in' / name)
     for _ in range(2):  # the second time its own results lie in the folder
         assert run('in', '--recursive', '-o', 'in/large')[0] == 0
         assert files(tmp_path / 'in/large') == ['a.png', 'x/a.png', 'x/y/b.png']
@@ -149,7 +145,7 @@ def test_transparency_is_kept(run, tmp_path):
 
 @pytest.mark.parametrize('flags', [['--methods', 'bicubic'], ['--methods', 'textsr', '--background', 'textsr']])
 def test_transparency_is_kept_where_the_method_is_the_background(run, tmp_path, flags):
-    image = picture((400, 300))
+    image = photo((400, 300))
     image.putalpha(Image.linear_gradient('L').resize(image.size))
     image.save(tmp_path / 'a.png')
     for folder, words in (('whole', []), ('zoom', ['--zoom', '40,30,80,20'])):
@@ -159,16 +155,16 @@ def test_transparency_is_kept_where_the_method_is_the_background(run, tmp_path, 
 
 
 def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
-    picture((400, 300)).save(tmp_path / 'a.png')
+    photo((400, 300)).save(tmp_path / 'a.png')
     status, printed, _ = run('a.png')
     assert (status, printed, read_as_sale) == (0, '', [])
     assert Image.open(tmp_path / 'enlarged/a.png').size == (1600, 1200)
-    picture((400, 100)).save(tmp_path / 'a.png')
+    photo((400, 100)).save(tmp_path / 'a.png')
     assert run('a.png')[1] == 'a.png\tSALE\n', 'a word, however large'
 
 
 def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sale):
-    picture((400, 300)).save(tmp_path / 'a.png')
+    photo((400, 300)).save(tmp_path / 'a.png')
     (tmp_path / 'boxes.txt').write_text('a.png\t200,150,60,20\nb.png\t0,0,9,9\n')
     status, printed, reported = run('a.png', '--zoom', '40,30,80,20', '--boxes', 'boxes.txt', '--zoom', '999,0,5,5')
     assert status == 0 and printed == 'a.png\t40,30,80,20\tSALE\na.png\t200,150,60,20\tSALE\n'
@@ -190,7 +186,7 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
 def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
     (tmp_path / 'in').mkdir()
     for number in range(4):
-        picture(seed=number).save(tmp_path / f'in/{number}.png')
+        photo(seed=number).save(tmp_path / f'in/{number}.png')
     (tmp_path / 'gt.txt').write_text(''.join(f'in/{number}.png\tx\n' for number in range(4)))
     flags = ['in', '--methods', 'bicubic', 'textsr', '--labels', 'gt.txt', '--batch_size', '1', '--skip_existing']
     interrupt_at('2.png')
@@ -211,15 +207,15 @@ def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
 
 @pytest.mark.skipif('avif' not in features.get_supported(), reason='this Pillow has no AVIF')
 def test_avif(run, tmp_path):
-    picture().save(tmp_path / 'a.avif')
+    photo().save(tmp_path / 'a.avif')
     assert [str(name) for _, name in find_images([tmp_path])[0]] == ['a.avif']
     assert run(tmp_path)[0] == 0 and files(tmp_path / 'enlarged') == ['a.png']
 
 
 def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
     for name in ('a.png', '50% "süß" <script>.png'):
-        picture().save(tmp_path / name)
-    picture((300, 220)).save(tmp_path / 'photo.png')
+        photo().save(tmp_path / name)
+    photo((300, 220)).save(tmp_path / 'photo.png')
     (tmp_path / 'gt.txt').write_text('a.png\tSOLE\n')
     assert run('a.png', '50% "süß" <script>.png', 'photo.png', '--zoom', '20,20,60,20', '--labels', 'gt.txt',
                '--methods', 'bicubic', 'textsr')[0] == 0
@@ -227,7 +223,7 @@ def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
     assert not re.search(r'(src|href)=|https?:|@import|url\(', page), 'something is fetched'
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
     assert data['methods'] == {'bicubic': 'bicubic', 'textsr': 'TextSR'}
-    first, strange, photo = data['images']
+    first, strange, scene = data['images']
     assert (first['label'], first['width'], first['height']) == ('SOLE', 148, 72)
     version = first['versions']['textsr']
     assert version['string'] == [['S', True], ['A', False], ['LE', True]] and version['errors'] == 1
@@ -236,5 +232,5 @@ def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
         for version in image['versions'].values():
             assert (tmp_path / 'enlarged/compare' / unquote(version['src'])).is_file()
     assert strange['name'] == '50% "süß" <script>.png' and page.count('<script>') == 1
-    assert photo['versions']['textsr']['string'] is None
-    assert photo['words'] == [{'box': '20,20,60,20', 'strings': {name: [['SALE', True]] for name in data['methods']}}]
+    assert scene['versions']['textsr']['string'] is None
+    assert scene['words'] == [{'box': '20,20,60,20', 'strings': {name: [['SALE', True]] for name in data['methods']}}]

@@ -5,16 +5,14 @@ import os
 import random
 import resource
 import signal
-import struct
 import subprocess
 import sys
-import time
-import zlib
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
+from helpers import alive, huge_png, wait_for
 from PIL import Image
 
 from lib.wordsets.lmdb_writer import LmdbWriter
@@ -33,16 +31,6 @@ def encode(width, height, form='PNG', mode='RGB', **options):
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
-
-
-def huge_png(width, height):
-    """A small file that claims to hold a huge image."""
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    chunks = chunk(b'IHDR', header), chunk(b'IDAT', zlib.compress(bytes(1000))), chunk(b'IEND', b'')
-    return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
 
 
 def read(path):
@@ -260,20 +248,6 @@ def test_stopped_in_the_middle(tmp_path, good, number, status):
     wait_for(lambda: not any(alive(worker) for worker in workers))
     if data.exists():
         assert 'num-samples' not in read(data.parent)
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_full_disk(tmp_path, good):

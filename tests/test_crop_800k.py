@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import alive
 from PIL import Image
 from scipy.io import savemat
 
@@ -61,13 +62,6 @@ def children(pid):
     """Process ids of a process's children where /proc tells them."""
     found = [path.read_text().split() for path in Path('/proc', str(pid), 'task').glob('*/children')]
     return [int(child) for children in found for child in children]
-
-
-def alive(pid):
-    try:
-        return Path('/proc', str(pid), 'stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,7 @@ device cannot be computed with: 'meta' beside the CPU, and the CPU beside CUDA w
 """
 import pytest
 import torch
+from helpers import TINY_ASTER
 from torch.utils.data import DataLoader
 
 from lib.datasets.samples import encode_labels
@@ -15,7 +16,6 @@ from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer
 from lib.vocabulary import Vocabulary
-from tests.conftest import TINY_ASTER
 
 WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

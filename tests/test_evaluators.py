@@ -2,7 +2,7 @@ import csv
 
 import pytest
 import torch
-from conftest import TINY_ASTER, WORDS, word_image, word_records, write_lmdb
+from helpers import TINY_ASTER, WORDS, word_image, word_records, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 

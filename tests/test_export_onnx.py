@@ -3,13 +3,13 @@ import json
 
 import pytest
 import torch
+from helpers import TINY_ASTER
 
 from lib.checkpoint import save_checkpoint
 from lib.imaging import recognizer_input
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 from lib.vocabulary import Vocabulary
-from tests.conftest import TINY_ASTER
 from utils import export_onnx
 
 needs_exporter = pytest.mark.skipif(

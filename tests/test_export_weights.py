@@ -1,10 +1,10 @@
 import pytest
 import torch
+from helpers import TINY_ASTER
 
 from lib.checkpoint import load_aster, load_generator, save_checkpoint
 from lib.models.aster import Aster
 from lib.models.generator import Generator
-from tests.conftest import TINY_ASTER
 from utils.export_weights import main
 
 

@@ -2,15 +2,13 @@ import io
 import os
 import pickle
 import shutil
-import struct
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, word_image
+from helpers import WORDS, huge_png, word_image, word_records, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -24,14 +22,6 @@ def encoded(image, kind='PNG', **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def bomb(side):
-    """A PNG of a hundred bytes that says it is `side` x `side` pixels."""
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0))
-            + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b''))
 
 
 def pairs_of(dataset):
@@ -104,7 +94,6 @@ def test_data_file_damaged(tiny_lmdb, tmp_path, damage):
 
 def test_without_write_permission(tmp_path):
     """Read by a user who may not write there, and without leaving a lock file."""
-    from conftest import word_records, write_lmdb
     base = Path(tempfile.mkdtemp())  # below tmp_path only its owner may read
     try:
         path = Path(write_lmdb(base / 'words', word_records()))
@@ -137,8 +126,8 @@ DAMAGE = {
     'no picture': ({f'image-{THIRD}': b'rain'}, 'of no known format'),
     'truncated JPEG': ({f'image-{THIRD}': encoded(Image.effect_noise((64, 32), 90), 'JPEG')[:-300]}, 'truncated'),
     'truncated PNG': ({f'image-{THIRD}': encoded(Image.effect_noise((64, 32), 90))[:-300]}, 'unreadable image'),
-    'bomb': ({f'image-{THIRD}': bomb(30_000)}, 'decompression bomb'),
-    'small bomb': ({f'image-{THIRD}': bomb(10_000)}, 'decompression bomb'),
+    'bomb': ({f'image-{THIRD}': huge_png(30_000, 30_000)}, 'decompression bomb'),
+    'small bomb': ({f'image-{THIRD}': huge_png(10_000, 10_000)}, 'decompression bomb'),
     'no label': ({f'label-{THIRD}': None}, f'no key label-{THIRD}'),
     'not UTF-8': ({f'label-{THIRD}': b'caf\xe9'}, f'label-{THIRD} is not UTF-8'),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import wait_for
 from torch.utils.data import DataLoader
 
 from lib.checkpoint import load_checkpoint
@@ -90,13 +91,6 @@ def stuck(self, draw):
 samples.PairSamples.__getitem__ = stuck
 sys.exit(main.main(sys.argv[1:]))
 """
-
-
-def wait_for(condition, seconds=300):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize('way', ['stuck', 'killed'])

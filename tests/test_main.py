@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import word_records, write_lmdb
+from helpers import word_records, write_lmdb
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import main

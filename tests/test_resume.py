@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from conftest import word_records, write_lmdb
+from helpers import word_records, write_lmdb
 
 import main
 from lib import engine, trainers

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import word_image
+from helpers import word_image
 from PIL import Image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -1,0 +1,75 @@
+"""What tests of several files use: tiny data, pictures, waiting for other processes."""
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import lmdb
+import numpy as np
+from PIL import Image, ImageDraw
+
+WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
+TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8}
+
+
+def word_image(word, size=(32, 16)):
+    """PNG bytes of a word in black on white."""
+    image = Image.new('RGB', size, 'white')
+    ImageDraw.Draw(image).text((2, 2), word, fill='black')
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def write_lmdb(path, records):
+    """An LMDB folder with exactly these {key: bytes}, right or wrong; returns the path as a string."""
+    path.mkdir(parents=True, exist_ok=True)
+    with lmdb.open(str(path), map_size=8 << 20, sync=False) as env, env.begin(write=True) as transaction:
+        for key, value in records.items():
+            transaction.put(key.encode(), value)
+    return str(path)
+
+
+def word_records(words=WORDS, size=(32, 16), paired=False):
+    """{key: bytes} of a whole set: for tests that damage some of it before they write it."""
+    records = {'num-samples': str(len(words)).encode()}
+    for number, word in enumerate(words, 1):
+        records[f'label-{number:09d}'] = word.encode()
+        if paired:
+            records[f'image_hr-{number:09d}'] = word_image(word, size)
+            records[f'image_lr-{number:09d}'] = word_image(word, (size[0] // 2, size[1] // 2))
+        else:
+            records[f'image-{number:09d}'] = word_image(word, size)
+    return records
+
+
+def photo(size=(37, 18), seed=0):
+    """A smooth colour picture."""
+    values = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+
+
+def huge_png(width, height):
+    """A small file that claims to hold a huge image."""
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b'IHDR', header), chunk(b'IDAT', zlib.compress(bytes(1000))), chunk(b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid):
+    """Whether there is a process of this id, other than one that ended and was not waited for."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
