@@ -9,7 +9,7 @@ import torch
 
 import main
 from lib.build import build_recognizer
-from lib.checkpoint import load_aster, save_checkpoint
+from lib.checkpoint import load_aster, load_checkpoint, save_checkpoint
 from lib.models.generator import Generator
 from lib.options import ASTER_PATH, SRRESNET_PATH, TERMS, build_parser, parse_args
 
@@ -235,6 +235,10 @@ def test_resume_of_another_run(run, tmp_path, tiny_aster):
         assert refused(run('--resume', *more, '--epochs', '2'), '--resume', str(last), message), more
         assert last.read_bytes() == before and (tmp_path / 'logs' / 'log.txt').read_text() == log
     assert refused(run('--arch', 'srgan', '--resume', tiny_aster), 'no training run')
+    state = load_checkpoint(last)
+    state['progress']['age'] = 3
+    save_checkpoint(last, state)
+    assert refused(run('--arch', 'srgan', '--resume', '--epochs', '2'), str(last), "'age'")
 
 
 @pytest.mark.parametrize('damage', ['cut', 'foreign'])
