@@ -215,6 +215,11 @@ def parse_args(argv=None):
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
                          if getattr(args, f'{term}_weight') is not None})
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
+    for term, weight in args.weights.items():
+        require(args.test or args.arch != 'aster' or not weight, f'--{term}_weight: no loss of --arch aster')
+    for name in ('finetune_aster', 'tpl_anchor', 'tpl_perturbation'):
+        require(args.test or args.weights['tpl'] or not getattr(args, name),
+                f'--{name}: acts in the Text Perceptual Loss, whose weight is 0; give --tpl_weight')
     require(not args.weights['vgg'] or min(args.width, args.height) >= 16,
             '--vgg_weight: VGG halves an image four times, so --width and --height must be at least 16')
     args.val_sets = [(set_name(path), path) for path in args.val_data_dir or ()]

@@ -25,7 +25,9 @@ BAD_FLAGS = [
     '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8', '--content_weight=0',
     '--heigth=32', '--ema=1', '--ema=-0.1', '--ema=nan', '--decay_steps=-1', '--teacher_dropout=1',
     '--teacher_dropout=-0.1',
-    '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--teacher_path=g.pth --arch=aster',
+    '--finetune_aster --arch=srresnet', '--tpl_anchor=0.5 --arch=srgan', '--tpl_perturbation=0.5 --tpl_weight=0',
+    '--tpl_weight=1 --arch=aster', '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster',
+    '--teacher_path=g.pth --arch=aster',
     '--aster_path=none', '--test',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
@@ -228,7 +230,7 @@ def test_resume_of_another_run(run, tmp_path, tiny_aster):
                           (['--arch', 'srgan', '--ds_scale', '2'], 'its generator does not fit'),
                           (['--arch', 'srgan', '--disc_maps', '8'], 'its discriminator does not fit'),
                           (['--arch', 'srgan', '--adversarial_weight', '0'], 'of another kind of run'),
-                          (['--arch', 'srgan', '--finetune_aster'], 'of another kind of run')]:
+                          (['--arch', 'srgan', '--finetune_aster', '--tpl_weight', '1'], 'of another kind of run')]:
         assert refused(run('--resume', *more, '--epochs', '2'), '--resume', str(last), message), more
         assert last.read_bytes() == before and (tmp_path / 'logs' / 'log.txt').read_text() == log
     assert refused(run('--arch', 'srgan', '--resume', tiny_aster), 'no training run')
