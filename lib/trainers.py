@@ -84,11 +84,16 @@ class OptimizerStep:
                 'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': int(self.skipped)}
 
     def load_state_dict(self, state):
+        """Continue from a state, at this run's own learning rates and schedule."""
         # which kernel computes the step depends on the device and torch of this run, not of the one that saved
         fused = self.optimizer.param_groups[0].get('fused')
         groups = [{**group, 'fused': fused} for group in state['optimizer']['param_groups']]
         self.optimizer.load_state_dict({**state['optimizer'], 'param_groups': groups})
-        self.scheduler.load_state_dict(state['scheduler'])
+        rates = self.scheduler.base_lrs
+        self.scheduler.load_state_dict({**state['scheduler'], 'base_lrs': rates})
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group['initial_lr'] = rate
+        self.go_to(self.scheduler.last_epoch)
         self.skipped = state['skipped']
         if self.scaler and state['scaler']:
             self.scaler.load_state_dict(state['scaler'])

@@ -170,6 +170,20 @@ def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
 
 
+def test_a_resumed_run_takes_the_learning_rates_of_its_flags(flags, tmp_path):
+    """From its first step on: rates of next to nothing leave the weights where they are."""
+    flags = [*flags, '--arch=textsr', '--finetune_aster', '--aster_lr=1e-2']
+    assert run(flags, tmp_path, '--max_steps=4') == 0
+    before = load_checkpoint(tmp_path / 'last.pth')
+    assert run(flags, tmp_path, '--max_steps=5', '--lr=1e-9', '--aster_lr=2e-9', '--resume') == 0
+    after = load_checkpoint(tmp_path / 'last.pth')
+    for name in ('generator', 'recognizer'):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
+    for name, rates in (('generator', [1e-9, 2e-9]), ('discriminator', [1e-9])):
+        groups = after['updates'][name]['optimizer']['param_groups']
+        assert after['updates'][name]['scheduler']['base_lrs'] == [group['initial_lr'] for group in groups] == rates
+
+
 def test_resume_of_a_checkpoint_from_before_samples_seen_had_its_name(flags, tmp_path):
     flags = [*flags, '--arch=srresnet', '--max_steps=6']
     assert run(flags, tmp_path / 'whole') == 0
