@@ -157,6 +157,25 @@ def test_logs_dir_with_the_log_of_another_program(run, tmp_path, line):
     assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['log.txt']
 
 
+def test_a_run_does_not_start_from_a_checkpoint_that_it_would_replace(run, tmp_path, monkeypatch, tiny_lmdb):
+    data, more, logs = tiny_lmdb('more'), ['--arch', 'srresnet'], tmp_path / 'logs'
+    assert run(*more) == (0, [])
+    last, before = logs / 'last.pth', (logs / 'last.pth').read_bytes()
+    monkeypatch.chdir(logs)
+    (tmp_path / 'link.pth').symlink_to(last)
+    (tmp_path / 'other').symlink_to(logs)
+    for flag, given in (('--generator_path', last), ('--teacher_path', 'last.pth'),
+                        ('--aster_path', '../other/last.pth'), ('--generator_path', tmp_path / 'link.pth')):
+        assert refused(run(*more, flag, given), f'{flag} {given}: this run writes', 'choose another --logs_dir')
+        assert refused(run(*more, '--logs_dir', '../other', flag, given), f'{flag} {given}: this run writes')
+    assert sorted(logs.iterdir()) == sorted(logs / name for name in ('args.json', 'last.pth', 'log.txt', 'tensorboard'))
+    assert last.read_bytes() == before
+
+    assert run(*more, '--generator_path', last, '--resume', '--epochs', '2') == (0, [])  # of a run from before
+    assert run(*more, '--generator_path', last, '--test', '--methods', 'srresnet', '--test_data_dir', data) == (0, [])
+    assert run(*more, '--generator_path', last, '--logs_dir', tmp_path / 'new') == (0, [])
+
+
 def test_a_log_without_its_checkpoint_is_kept(run, tmp_path):
     assert run('--arch', 'srresnet') == (0, [])
     (tmp_path / 'logs' / 'last.pth').unlink()
