@@ -99,7 +99,7 @@ def train(args, evaluation, state=None):
             engine.train_one_epoch(run, loader, total_steps, args.save_every, interruption, log_every)
             if not progress.sums:
                 raise engine.NoReadableSamples(
-                    f'{", ".join(args.train_data_dir)}: not one word of the epoch could be read')
+                    f'{", ".join(args.train_data_dir)}: too few words of the epoch could be read for one step')
             run.save()
             entry = progress.entry()
             if args.amp == 'fp16':

@@ -156,7 +156,8 @@ def train_one_epoch(run, loader, total_steps, save_every, interruption, log_ever
         run.reported.update(batch['errors'])
         progress.unreadable += len(batch['errors'])
         reading = (progress.iteration + 1) % log_every == 0
-        if not distributed.any_process('label' not in batch):  # all processes step, or none does
+        # all processes step, or none does
+        if not distributed.any_process(len(batch.get('label', ())) < trainer.least_words):
             run.unread.append((progress.iteration, trainer.step(batch, measure=reading)))
         progress.samples_seen += samples_a_step
         progress.iteration += 1

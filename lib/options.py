@@ -198,7 +198,8 @@ def parse_args(argv=None):
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
             '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '
             'with it')
-    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn,
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1  # as torchrun sets it
+    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn and several,
             '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')

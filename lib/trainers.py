@@ -111,7 +111,10 @@ class Trainer:
 
     ema: decay of the exponential moving average of the weights and batch norm statistics of every network but the
     discriminator; 0 for none. The average is what is validated, saved under the network's name and exported.
+    least_words: how many a step needs, in the batch of each process.
     """
+
+    least_words = 1
 
     def __init__(self, networks, optimizers, device, amp='off', ema=0.0):
         self.networks, self.optimizers, self.device, self.amp = networks, optimizers, device, amp
@@ -250,6 +253,8 @@ class RecognizerTrainer(Trainer):
     def __init__(self, networks, optimizers, device, vocabulary, amp='off', ema=0.0):
         super().__init__(networks, optimizers, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
+        if any(isinstance(module, nn.BatchNorm1d) for module in self.recognizer.modules()):
+            self.least_words = 2  # one has no variance; with --sync_bn the norms are of other classes
 
     def step(self, batch, measure=True):
         """One step on 8-bit images (N, 64, 256, 3) and targets (N, T); returns the same kind of numbers."""

@@ -207,10 +207,13 @@ def test_exported_weights_are_no_run(run, tmp_path):
     assert refused(run('--resume', tmp_path / 'textsr.pth', '--arch', 'aster'), 'from them with --aster_path')
 
 
-def test_one_word_is_no_batch_for_the_recognizer(run, capsys):
-    with pytest.raises(SystemExit):
-        run('--arch', 'aster', '--batch_size', '1')
-    assert '--batch_size 1: the batch norm of --arch aster needs at least 2' in capsys.readouterr().err
+def test_one_word_is_no_batch_for_the_recognizer(run, capsys, monkeypatch):
+    for more in ([], ['--sync_bn']):  # there are no other processes
+        with pytest.raises(SystemExit):
+            run('--arch', 'aster', '--batch_size', '1', *more)
+        assert '--batch_size 1: the batch norm of --arch aster needs at least 2' in capsys.readouterr().err
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    parse_args(['--arch', 'aster', '--train_data_dir', 'x', '--batch_size', '1', '--sync_bn'])
 
 
 def test_vocabulary_against_the_recognizer(run, tmp_path, tiny_aster):
