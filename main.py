@@ -35,7 +35,7 @@ def main(argv=None):
         args.amp = distributed.pick_amp(args.amp, device)
         seed_everything(args.seed, args.deterministic)
         state = build.read_resumed(args)
-        build.check_folder(args.logs_dir)
+        build.check_folder(args, state)
         recognizer, vocabulary = build.build_recognizer(args, device)
         if args.demo:
             build.check_networks(args)
@@ -75,8 +75,7 @@ def train(args, evaluation, state=None):
     if state:
         build.resume(args, run, state, sampler)
     progress, log = run.progress, run.log
-    resumed_here = bool(state) and os.path.dirname(os.path.realpath(args.resume)) == os.path.realpath(args.logs_dir)
-    log.start(progress.epoch, progress.iteration, resumed_here)
+    log.start(progress.epoch, progress.iteration, build.resumes_in_place(args, state))
     records = samples.records
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
                 f'{args.max_len}; {records.outside} with characters outside {vocabulary.voc_type}), '
@@ -98,7 +97,7 @@ def train(args, evaluation, state=None):
             engine.train_one_epoch(run, loader, total_steps, args.save_every, interruption, log_every)
             if not progress.sums:
                 raise engine.NoReadableSamples(
-                    f'{", ".join(args.train_data_dir)}: not one word of the epoch could be read')
+                    f'{", ".join(args.train_data_dir)}: too few words of the epoch could be read for one step')
             run.save()
             entry = progress.entry()
             if args.amp == 'fp16':

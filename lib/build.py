@@ -24,12 +24,23 @@ from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTraine
 from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 
 
-def check_folder(folder):
-    """OSError where nothing could be saved in --logs_dir, which would be found out after the work."""
-    path = Path(folder).absolute()
+def check_folder(args, state=None):
+    """OSError where nothing could be saved in --logs_dir, which would be found out after the work.
+
+    ValueError where a run that does not go on from a checkpoint's `state` there starts from a checkpoint in it: its own
+    one takes that place, and --resume would load it as that network.
+    """
+    path = Path(args.logs_dir).absolute()
     nearest = next(parent for parent in (path, *path.parents) if parent.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        raise OSError(f'--logs_dir {folder}: {nearest} is no folder that can be written to')
+        raise OSError(f'--logs_dir {args.logs_dir}: {nearest} is no folder that can be written to')
+    if args.test or resumes_in_place(args, state):
+        return
+    written = [os.path.realpath(path / name) for name in ('last.pth', 'best.pth')]
+    for flag in ('aster_path', 'generator_path', 'teacher_path'):
+        given = getattr(args, flag)
+        if given and os.path.realpath(given) in written:
+            raise ValueError(f'--{flag} {given}: this run writes its own checkpoint there; choose another --logs_dir')
 
 
 def check_networks(args):
@@ -211,6 +222,11 @@ def read_resumed(args):
         kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
         raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
     return state
+
+
+def resumes_in_place(args, state):
+    """Whether the run goes on in the folder of the checkpoint that `state` is of, None for a run from the beginning."""
+    return bool(state) and os.path.dirname(os.path.realpath(args.resume)) == os.path.realpath(args.logs_dir)
 
 
 def resume(args, run, state, sampler):

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -103,20 +104,25 @@ class Run:
         unreadable = sum(distributed.gather([self.progress.unreadable]))
         self.progress.unreadable = unreadable if distributed.rank() == 0 else 0
         if distributed.rank() == 0:
-            state = {'arch': self.arch, 'progress': asdict(self.progress), 'random': torch.get_rng_state(),
-                     **self.trainer.state_dict()}
+            state = {'arch': self.arch, 'progress': asdict(self.progress), **self.trainer.state_dict()}
             save_checkpoint(self.log.folder / name, state)
 
     def load(self, state):
         """Continue from a checkpoint's `state`; ValueError where it is incomplete or of networks of another size."""
         try:
             self.trainer.load_state_dict(state)
-            torch.set_rng_state(state['random'])
             self.progress = Progress(**state['progress'])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
         if distributed.rank():
             self.progress.unreadable = 0  # rank 0 holds the count of all processes
+
+
+def seed_step(seed, iteration, rank):
+    """Seed torch's generators, of all devices, for one step of one process: so a resumed run draws what one that was
+    never stopped draws, and no process draws what another one does."""
+    rng = np.random.default_rng([seed, iteration, rank + 2])  # where 0 and 1 stand, the numbers are the sampler's
+    torch.manual_seed(int(rng.integers(2 ** 63)))
 
 
 def train_one_epoch(run, loader, total_steps, save_every, interruption, log_every=1):
@@ -128,7 +134,8 @@ def train_one_epoch(run, loader, total_steps, save_every, interruption, log_ever
     loader: batches of an `EpochSampler`. total_steps: iteration at which training ends. save_every: steps between
     checkpoints. log_every: steps after which their numbers are read from the device, those of all of them.
     """
-    trainer, progress, samples_a_step = run.trainer, run.progress, loader.batch_sampler.global_batch_size
+    trainer, progress, sampler = run.trainer, run.progress, loader.batch_sampler
+    samples_a_step = sampler.global_batch_size
     steps = max(0, min(len(loader), total_steps - progress.iteration))
 
     @contextlib.contextmanager
@@ -151,7 +158,9 @@ def train_one_epoch(run, loader, total_steps, save_every, interruption, log_ever
         run.reported.update(batch['errors'])
         progress.unreadable += len(batch['errors'])
         reading = (progress.iteration + 1) % log_every == 0
-        if not distributed.any_process('label' not in batch):  # all processes step, or none does
+        # all processes step, or none does
+        if not distributed.any_process(len(batch.get('label', ())) < trainer.least_words):
+            seed_step(sampler.seed, progress.iteration, sampler.rank)
             run.unread.append((progress.iteration, trainer.step(batch, measure=reading)))
         progress.samples_seen += samples_a_step
         progress.iteration += 1

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lib.formats import READABLE
+
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 
@@ -70,14 +72,16 @@ def spread_colors(image):
 
 
 def read_image(source, keep_alpha=False):
-    """The image in a file, a path or encoded bytes as 8-bit PIL, see `to_rgb`; ValueError where it cannot be decoded.
+    """The image in a file, a path or encoded bytes as 8-bit PIL, see `to_rgb`; ValueError where it cannot be decoded
+    or is of none of the formats READABLE.
 
     More pixels than Image.MAX_IMAGE_PIXELS (89 million) count as an error: decoded, they may not fit in memory.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            content = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(content, formats=READABLE) as image:
                 return to_rgb(image, keep_alpha)
     except UnidentifiedImageError as error:
         raise ValueError('unreadable image: of no known format') from error

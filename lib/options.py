@@ -198,7 +198,8 @@ def parse_args(argv=None):
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
             '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '
             'with it')
-    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn,
+    several = int(os.environ.get('WORLD_SIZE', 1)) > 1  # as torchrun sets it
+    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn and several,
             '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
@@ -215,6 +216,11 @@ def parse_args(argv=None):
     args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
                          if getattr(args, f'{term}_weight') is not None})
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
+    for term, weight in args.weights.items():
+        require(args.test or args.arch != 'aster' or not weight, f'--{term}_weight: no loss of --arch aster')
+    for name in ('finetune_aster', 'tpl_anchor', 'tpl_perturbation'):
+        require(args.test or args.weights['tpl'] or not getattr(args, name),
+                f'--{name}: acts in the Text Perceptual Loss, whose weight is 0; give --tpl_weight')
     require(not args.weights['vgg'] or all(min(size) >= 16 for size in args.hr_sizes),
             '--vgg_weight: VGG halves an image four times, so the sides of --hr_sizes, or --width and --height, must '
             'be at least 16')

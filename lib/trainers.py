@@ -84,11 +84,16 @@ class OptimizerStep:
                 'scaler': self.scaler.state_dict() if self.scaler else {}, 'skipped': int(self.skipped)}
 
     def load_state_dict(self, state):
+        """Continue from a state, at this run's own learning rates and schedule."""
         # which kernel computes the step depends on the device and torch of this run, not of the one that saved
         fused = self.optimizer.param_groups[0].get('fused')
         groups = [{**group, 'fused': fused} for group in state['optimizer']['param_groups']]
         self.optimizer.load_state_dict({**state['optimizer'], 'param_groups': groups})
-        self.scheduler.load_state_dict(state['scheduler'])
+        rates = self.scheduler.base_lrs
+        self.scheduler.load_state_dict({**state['scheduler'], 'base_lrs': rates})
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group['initial_lr'] = rate
+        self.go_to(self.scheduler.last_epoch)
         self.skipped = state['skipped']
         if self.scaler and state['scaler']:
             self.scaler.load_state_dict(state['scaler'])
@@ -106,7 +111,10 @@ class Trainer:
 
     ema: decay of the exponential moving average of the weights and batch norm statistics of every network but the
     discriminator; 0 for none. The average is what is validated, saved under the network's name and exported.
+    least_words: how many a step needs, in the batch of each process.
     """
+
+    least_words = 1
 
     def __init__(self, networks, optimizers, device, amp='off', ema=0.0):
         self.networks, self.optimizers, self.device, self.amp = networks, optimizers, device, amp
@@ -245,6 +253,8 @@ class RecognizerTrainer(Trainer):
     def __init__(self, networks, optimizers, device, vocabulary, amp='off', ema=0.0):
         super().__init__(networks, optimizers, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
+        if any(isinstance(module, nn.BatchNorm1d) for module in self.recognizer.modules()):
+            self.least_words = 2  # one has no variance; with --sync_bn the norms are of other classes
 
     def step(self, batch, measure=True):
         """One step on 8-bit images (N, 64, 256, 3) and targets (N, T); returns the same kind of numbers."""

@@ -193,7 +193,7 @@ def test_every_odd_case_is_counted_and_named_and_the_rest_written(tmp_path, caps
         make_image(root / name)
     make_image(tmp_path / 'outside.jpg')
     (root / 'cut.jpg').write_bytes((root / 'cut.jpg').read_bytes()[:500])
-    (root / 'text.jpg').write_text('no image')
+    Image.new('RGB', (60, 40)).save(root / 'text.jpg', 'SGI')  # Pillow would read it; other formats run programs
     (root / 'folder.jpg').mkdir()
     entries = [('good.jpg', [good], ['one']), ('../outside.jpg', [good], ['two']),
                (str(tmp_path / 'outside.jpg'), [good], ['three']), ('1/../../outside.jpg', [good], ['four']),

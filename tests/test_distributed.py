@@ -131,13 +131,22 @@ def test_processes_end_with_equal_networks(tmp_path, tiny_lmdb, tiny_aster, flag
     assert same({name: saved[name] for name in state0}, state0)
 
 
-def test_a_batch_without_a_picture_on_one_process_stops_none(tmp_path, tiny_lmdb, tiny_aster):
-    words = tiny_lmdb(changes={f'image-{number:09d}': b'damaged' for number in (1, 2, 3)})
-    argv = ['--arch', 'srresnet', '--train_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2', *SMALL,
-            '--batch_size', '1', '--logs_dir', tmp_path / 'logs']
+@pytest.mark.parametrize('flags, damaged', [('--arch srresnet --batch_size 1', (1, 2, 3)),
+                                            ('--arch aster --batch_size 2', (1,))])
+def test_a_batch_with_too_few_pictures_on_one_process_stops_none(tmp_path, tiny_lmdb, tiny_aster, flags, damaged):
+    words = tiny_lmdb(changes={f'image-{number:09d}': b'damaged' for number in damaged})
+    argv = ['--train_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2', *SMALL, *flags.split(),
+            '--logs_dir', tmp_path / 'logs']
     ranks = run_two(tmp_path / 'processes', argv)
     assert [rank.result[0] for rank in ranks] == [0, 0]
-    assert sum(entry['unreadable'] for entry in log_of(tmp_path / 'logs')) == 6
+    assert sum(entry['unreadable'] for entry in log_of(tmp_path / 'logs')) == 2 * len(damaged)
+
+
+def test_one_word_is_enough_where_batch_norm_sees_those_of_other_processes():
+    recognizer, cpu = nn.Sequential(nn.BatchNorm1d(1)), torch.device('cpu')
+    assert trainers.RecognizerTrainer({'recognizer': recognizer}, {}, cpu, None).least_words == 2
+    recognizer = distributed.sync_batch_norm(recognizer, cpu)
+    assert trainers.RecognizerTrainer({'recognizer': recognizer}, {}, cpu, None).least_words == 1
 
 
 def run_with_nan_on_rank_1(argv):

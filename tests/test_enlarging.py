@@ -97,6 +97,14 @@ def test_a_batch_of_different_sizes_equals_one_by_one(scale, threads):
     assert not any(module._forward_pre_hooks for module in enlarger.generator.modules()), 'the masks stay behind'
 
 
+def test_between_two_pictures_the_generator_is_free_for_other_work():
+    enlarger, images = Enlarger(random_generator()), [torch.rand(3, *size) for size in ((8, 32), (8, 30), (60, 60))]
+    other = torch.rand(1, 3, 9, 33)
+    expected = enlarger(other)
+    for _ in enlarger.pictures(images):
+        assert torch.equal(enlarger(other), expected)
+
+
 def test_batches_take_every_image_once_and_keep_within_their_limits():
     torch.manual_seed(0)
     sizes = [tuple(size) for size in torch.randint(1, 40, (300, 2)).tolist()] + [(150, 150), (192, 192)]

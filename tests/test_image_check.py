@@ -6,7 +6,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from lib.wordsets.image_check import FORMATS, image_size, plain_png_size
+from lib.formats import FORMATS
+from lib.wordsets.image_check import image_size, plain_png_size
 from tests.test_create_lmdb import encode
 
 

@@ -95,6 +95,16 @@ def test_damage_is_one_kind_of_error(picture, damage):
         read_image(buffer.getvalue()[:len(buffer.getvalue()) // 2] if damage is None else damage)
 
 
+def test_a_picture_that_would_be_a_program_is_not_opened(picture, tmp_path):
+    """PostScript goes to Ghostscript wherever that is installed."""
+    buffer, path = io.BytesIO(), tmp_path / 'word.png'
+    picture.save(buffer, 'EPS')
+    path.write_bytes(buffer.getvalue())
+    for source in (buffer.getvalue(), path):
+        with pytest.raises(ValueError, match='of no known format'):
+            read_image(source)
+
+
 def test_pixels_come_back_exactly(picture):
     tensor = to_tensor(picture)
     assert tensor.shape == (3, 24, 48) and tensor.min() >= 0 and tensor.max() <= 1

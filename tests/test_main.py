@@ -130,10 +130,16 @@ def test_training_past_a_batch_without_one_readable_record(flags, tmp_path):
     assert [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')] == [(7, 4), (7, 8)]
 
 
+def test_training_past_a_batch_of_one_word_which_has_no_batch_norm(flags, tmp_path):
+    data = damaged(tmp_path, (2,))
+    assert run(flags, tmp_path / 'run', '--arch=aster', '--train_data_dir', data) == 0
+    assert [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')] == [(1, 4), (1, 8)]
+
+
 def test_nothing_to_train_on(flags, tmp_path, capsys):
     data = damaged(tmp_path, range(1, 9))
     assert run(flags, tmp_path / 'run', '--train_data_dir', data) == 1
-    assert f'main.py: {data}: not one word of the epoch could be read' in capsys.readouterr().err
+    assert f'main.py: {data}: too few words of the epoch could be read for one step' in capsys.readouterr().err
 
 
 def test_testing_counts_what_could_be_read(flags, tmp_path, capsys):

@@ -26,7 +26,9 @@ BAD_FLAGS = [
     '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8',
     '--heigth=32', '--ema=1', '--ema=-0.1', '--ema=nan', '--decay_steps=-1', '--teacher_dropout=1',
     '--teacher_dropout=-0.1', '--content_weight=0 --arch=srresnet',
-    '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster', '--teacher_path=g.pth --arch=aster',
+    '--finetune_aster --arch=srresnet', '--tpl_anchor=0.5 --arch=srgan', '--tpl_perturbation=0.5 --tpl_weight=0',
+    '--tpl_weight=1 --arch=aster', '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster',
+    '--teacher_path=g.pth --arch=aster',
     '--aster_path=none', '--test',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
@@ -158,6 +160,25 @@ def test_logs_dir_with_the_log_of_another_program(run, tmp_path, line):
     assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['log.txt']
 
 
+def test_a_run_does_not_start_from_a_checkpoint_that_it_would_replace(run, tmp_path, monkeypatch, tiny_lmdb):
+    data, more, logs = tiny_lmdb('more'), ['--arch', 'srresnet'], tmp_path / 'logs'
+    assert run(*more) == (0, [])
+    last, before = logs / 'last.pth', (logs / 'last.pth').read_bytes()
+    monkeypatch.chdir(logs)
+    (tmp_path / 'link.pth').symlink_to(last)
+    (tmp_path / 'other').symlink_to(logs)
+    for flag, given in (('--generator_path', last), ('--teacher_path', 'last.pth'),
+                        ('--aster_path', '../other/last.pth'), ('--generator_path', tmp_path / 'link.pth')):
+        assert refused(run(*more, flag, given), f'{flag} {given}: this run writes', 'choose another --logs_dir')
+        assert refused(run(*more, '--logs_dir', '../other', flag, given), f'{flag} {given}: this run writes')
+    assert sorted(logs.iterdir()) == sorted(logs / name for name in ('args.json', 'last.pth', 'log.txt', 'tensorboard'))
+    assert last.read_bytes() == before
+
+    assert run(*more, '--generator_path', last, '--resume', '--epochs', '2') == (0, [])  # of a run from before
+    assert run(*more, '--generator_path', last, '--test', '--methods', 'srresnet', '--test_data_dir', data) == (0, [])
+    assert run(*more, '--generator_path', last, '--logs_dir', tmp_path / 'new') == (0, [])
+
+
 def test_a_log_without_its_checkpoint_is_kept(run, tmp_path):
     assert run('--arch', 'srresnet') == (0, [])
     (tmp_path / 'logs' / 'last.pth').unlink()
@@ -189,10 +210,13 @@ def test_exported_weights_are_no_run(run, tmp_path):
     assert refused(run('--resume', tmp_path / 'textsr.pth', '--arch', 'aster'), 'from them with --aster_path')
 
 
-def test_one_word_is_no_batch_for_the_recognizer(run, capsys):
-    with pytest.raises(SystemExit):
-        run('--arch', 'aster', '--batch_size', '1')
-    assert '--batch_size 1: the batch norm of --arch aster needs at least 2' in capsys.readouterr().err
+def test_one_word_is_no_batch_for_the_recognizer(run, capsys, monkeypatch):
+    for more in ([], ['--sync_bn']):  # there are no other processes
+        with pytest.raises(SystemExit):
+            run('--arch', 'aster', '--batch_size', '1', *more)
+        assert '--batch_size 1: the batch norm of --arch aster needs at least 2' in capsys.readouterr().err
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    parse_args(['--arch', 'aster', '--train_data_dir', 'x', '--batch_size', '1', '--sync_bn'])
 
 
 def test_vocabulary_against_the_recognizer(run, tmp_path, tiny_aster):
@@ -231,7 +255,7 @@ def test_resume_of_another_run(run, tmp_path, tiny_aster):
                           (['--arch', 'srgan', '--ds_scale', '2'], 'its generator does not fit'),
                           (['--arch', 'srgan', '--disc_maps', '8'], 'its discriminator does not fit'),
                           (['--arch', 'srgan', '--adversarial_weight', '0'], 'of another kind of run'),
-                          (['--arch', 'srgan', '--finetune_aster'], 'of another kind of run')]:
+                          (['--arch', 'srgan', '--finetune_aster', '--tpl_weight', '1'], 'of another kind of run')]:
         assert refused(run('--resume', *more, '--epochs', '2'), '--resume', str(last), message), more
         assert last.read_bytes() == before and (tmp_path / 'logs' / 'log.txt').read_text() == log
     assert refused(run('--arch', 'srgan', '--resume', tiny_aster), 'no training run')

@@ -14,7 +14,7 @@ from utils import plot_training
 @pytest.fixture
 def run_folder(tmp_path):
     def make(name, arch, values):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / 'args.json').write_text(json.dumps({'arch': arch}))
         method = 'none' if arch == 'aster' else arch
         (tmp_path / name / 'log.txt').write_text(''.join(
@@ -48,6 +48,13 @@ def test_a_line_for_each_run_at_its_values(run_folder, tmp_path):
 def test_runs_with_little_to_show(run_folder, tmp_path, values):
     assert plot_training.main([run_folder('short', 'srgan', values), '--out', str(tmp_path / 'out.png')]) == 0
     assert colored(tmp_path / 'out.png', FRAMES[0])
+
+
+def test_runs_in_folders_of_one_name_are_all_drawn_and_told_apart(run_folder, tmp_path):
+    first, second = (run_folder(f'{name}/logs', 'srgan', {1: value, 2: value}) for name, value in (('a', 5), ('b', 6)))
+    assert plot_training.main([first, second, '--out', str(tmp_path / 'out.png')]) == 0
+    assert all(colored(tmp_path / 'out.png', FRAMES[number]) for number in range(2))
+    assert plot_training.labels(['a/logs', 'b/logs', 'c/d/']) == ['a/logs', 'b/logs', 'd']
 
 
 def test_ticks_are_round_and_reach_over_the_values():

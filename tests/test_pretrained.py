@@ -1,6 +1,8 @@
 """The networks as other programs use them: `textsr.py`, `hubconf.py`."""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
@@ -72,6 +74,17 @@ def test_a_picture_is_what_the_batch_holds(enlarger):
         expected = to_tensor(to_pil(enlarger(to_tensor(picture)[None])[0]))
         assert (to_tensor(result) - expected).abs().max() < 1.5 / 255  # a batch of unlike sizes may round otherwise
     assert enlarger.enlarge(pictures[0]).size == (18, 12) and enlarger.enlarge([]) == []
+
+
+def test_two_threads_get_what_one_gets(enlarger, monkeypatch):
+    """Each with pictures of unlike sizes, in batches of two, at the same moment."""
+    pictures = [[to_pil(torch.rand(3, 6 + number % 3, 20 - shift * number)) for number in range(6)] for shift in (1, 2)]
+    alone = [enlarger.enlarge(some, batch_size=2) for some in pictures]
+    together, detail = Barrier(2), enlarger.generator.detail
+    monkeypatch.setattr(enlarger.generator, 'detail', lambda batch: (together.wait(20), detail(batch))[1])
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda some: enlarger.enlarge(some, batch_size=2), pictures))
+    assert results == alone
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', '1'])

@@ -61,6 +61,7 @@ def photos(tmp_path):
         noise.resize((noise.width * 26, 208)).convert(mode).save(folder / name)
     Image.new('RGB', (16, 16)).save(folder / 'icon.png')
     (folder / 'broken.jpg').write_bytes((folder / 'a.jpg').read_bytes()[:500])
+    Image.new('RGB', (208, 208)).save(folder / 'other.png', 'SGI')  # of none of the formats that are read
     return folder
 
 
@@ -204,7 +205,7 @@ def test_without_fontconfig_pillows_font_is_used(tmp_path):
 
 def test_unusable_photos_are_counted(photos, tmp_path, fonts, capsys):
     loaded, unusable = render_words.load_photos([str(photos)], 1)
-    assert len(loaded) == 4 and unusable == 2
+    assert len(loaded) == 4 and unusable == 3
     assert {photo.mode for photo in loaded} == {'RGB'} and max(max(photo.size) for photo in loaded) == 640
     (tmp_path / 'empty').mkdir()
     run(tmp_path / 'words', fonts, '--count', 2, '--background_dir', tmp_path / 'empty')

@@ -68,7 +68,7 @@ def log(folder):
 
 
 def assert_same_run(folder, whole):
-    """Weights, optimizers, random state, progress and log are equal, bit by bit, and nothing else is left behind."""
+    """Weights, optimizers, progress and log are equal, bit by bit, and nothing else is left behind."""
     for name in ('last.pth', 'best.pth'):
         if (whole / name).exists():
             assert equal(load_checkpoint(folder / name), load_checkpoint(whole / name)), name
@@ -156,9 +156,10 @@ def test_signals_are_those_of_before_when_a_run_is_over(flags, tmp_path):
 
 @pytest.mark.parametrize('more', [
     ['--arch=textsr'], ['--arch=srgan', '--grad_clip=0.1'], ['--arch=textsr', '--finetune_aster'],
-    ['--arch=aster', '--augmentation=1'], ['--arch=srresnet', '--amp=bf16'], ['--arch=srresnet', '--epoch_size=20'],
-    ['--arch=srresnet', '--train_shares=1'], ['--arch=srresnet', '--max_steps=7'],
-    ['--arch=textsr', '--finetune_aster', '--ema=0.9'], ['--arch=aster', '--ema=0.9', '--decay_steps=3']], ids=' '.join)
+    ['--arch=aster', '--augmentation=1', '--teacher_dropout=0.5'], ['--arch=srresnet', '--amp=bf16'],
+    ['--arch=srresnet', '--epoch_size=20'], ['--arch=srresnet', '--train_shares=1'],
+    ['--arch=srresnet', '--max_steps=7'], ['--arch=textsr', '--finetune_aster', '--ema=0.9'],
+    ['--arch=aster', '--ema=0.9', '--decay_steps=3']], ids=' '.join)
 def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
     more = ['--max_steps=6', *more]
     assert run(flags, tmp_path / 'whole', *more) == 0
@@ -168,6 +169,20 @@ def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
         assert run(flags, tmp_path / 'run', *more) == 130
     assert run(flags, tmp_path / 'run', *more, '--resume') == 0
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
+
+
+def test_a_resumed_run_takes_the_learning_rates_of_its_flags(flags, tmp_path):
+    """From its first step on: rates of next to nothing leave the weights where they are."""
+    flags = [*flags, '--arch=textsr', '--finetune_aster', '--aster_lr=1e-2']
+    assert run(flags, tmp_path, '--max_steps=4') == 0
+    before = load_checkpoint(tmp_path / 'last.pth')
+    assert run(flags, tmp_path, '--max_steps=5', '--lr=1e-9', '--aster_lr=2e-9', '--resume') == 0
+    after = load_checkpoint(tmp_path / 'last.pth')
+    for name in ('generator', 'recognizer'):
+        torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
+    for name, rates in (('generator', [1e-9, 2e-9]), ('discriminator', [1e-9])):
+        groups = after['updates'][name]['optimizer']['param_groups']
+        assert after['updates'][name]['scheduler']['base_lrs'] == [group['initial_lr'] for group in groups] == rates
 
 
 def test_resume_of_a_finished_run(with_val, whole, tmp_path, capsys):

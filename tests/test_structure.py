@@ -10,6 +10,7 @@ LAYERS = [
     ('lib/build.py',), ('lib/engine.py', 'lib/inference'), ('lib/trainers.py',),
     ('lib/checkpoint.py', 'lib/datasets', 'lib/losses', 'lib/models', 'lib/runtime/logs.py'),
     ('lib/runtime', 'lib/wordsets', 'lib/metrics.py', 'lib/options.py'), ('lib/imaging.py', 'lib/vocabulary.py'),
+    ('lib/formats.py',),
 ]
 FILES = sorted(ROOT.glob('lib/**/*.py'))
 

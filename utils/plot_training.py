@@ -55,9 +55,15 @@ def ticks(low, high):
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
+def labels(folders):
+    """What the curves of these folders are called: by the folder's name, or by its path where two have one name."""
+    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    return [folder if names.count(name) > 1 else name for folder, name in zip(folders, names)]
+
+
 def plot(curves, unit):
-    """{name: [(step, value), ...]} -> PIL image."""
-    points = [point for curve in curves.values() for point in curve]
+    """[(name, [(step, value), ...]), ...] -> PIL image."""
+    points = [point for _, curve in curves for point in curve]
     across = ticks(0, max(step for step, _ in points))
     up = ticks(min(value for _, value in points), max(value for _, value in points))
 
@@ -69,7 +75,7 @@ def plot(curves, unit):
     draw = ImageDraw.Draw(large)
     for value in up:
         draw.line([place(across[0], value), place(across[-1], value)], (225, 225, 225), SMOOTH)
-    for number, curve in reversed(list(enumerate(curves.values()))):  # the first one lies on top
+    for number, (_, curve) in reversed(list(enumerate(curves))):  # the first one lies on top
         color = FRAMES[number % len(FRAMES)]
         draw.line([place(*point) for point in curve], color, 2 * SMOOTH, joint='curve')
         for x, y in (place(*point) for point in curve):
@@ -87,7 +93,7 @@ def plot(curves, unit):
         write(f'{value:g}', LEFT - 8, place(0, value)[1] / SMOOTH - 11, 1)
     write('steps', WIDTH - RIGHT, HEIGHT - 24, 1)
     x = LEFT + 16 + write(unit, LEFT, 12, 0, INK)
-    for number, name in enumerate(curves):
+    for number, (name, _) in enumerate(curves):
         x += 14 + write(name, x, 12, 0, FRAMES[number % len(FRAMES)])
     return picture
 
@@ -96,12 +102,13 @@ def main(argv=None):
     """Draw; returns the exit status: 0, or 2 where a folder or the picture cannot be used."""
     args = parse_args(argv)
     try:
-        curves, bicubic = {}, []
-        for logs_dir in args.logs_dirs:
-            curves[Path(logs_dir).name], base = read_curve(logs_dir, args.metric)
+        curves, bicubic = [], []
+        for logs_dir, label in zip(args.logs_dirs, labels(args.logs_dirs)):
+            curve, base = read_curve(logs_dir, args.metric)
+            curves.append((label, curve))
             bicubic = base if base and (not bicubic or base[-1] > bicubic[-1]) else bicubic
         if bicubic:
-            curves['bicubic'] = bicubic
+            curves.append(('bicubic', bicubic))
         with written_beside(args.out) as partial:
             plot(curves, UNITS[args.metric]).save(partial, 'PNG')
     except (OSError, ValueError) as error:

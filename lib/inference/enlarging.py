@@ -24,6 +24,7 @@ CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in
 CUDA_PIXELS = 36_864
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
 MAX_WASTE = 1.2  # pixels computed in a batch of different sizes, for each pixel wanted
+NUMBERING = threading.Lock()  # of hooks: torch may give those of two threads the same number, and keep one of them
 
 
 class Tile(NamedTuple):
@@ -106,6 +107,7 @@ class Enlarger:
         self.generator = generator.to(device, memory_format=torch.channels_last) if generator is not None else None
         self.scale = generator.scale if generator is not None else scale
         self.max_pixels = CPU_PIXELS if self.device.type == 'cpu' else CUDA_PIXELS
+        self._local = threading.local()  # each thread has a batch of its own
 
     @torch.no_grad()
     def __call__(self, images):
@@ -169,10 +171,13 @@ class Enlarger:
         batch = batch.contiguous(memory_format=torch.channels_last)
         self._local.masks = None if inside.all() else {
             height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
-        with autocast(self.amp, self.device):
-            if len(images) == 1 and height * width > self.max_pixels:
-                return [self._in_parts(batch)]
-            details = self.generator.detail(batch)
+        try:
+            with autocast(self.amp, self.device):
+                if len(images) == 1 and height * width > self.max_pixels:
+                    return [self._in_parts(batch)]
+                details = self.generator.detail(batch)
+        finally:
+            self._local.masks = None  # what else this thread computes has no batch
         return [to_uint8(self.generator.base(batch[number:number + 1, :, :image.shape[1], :image.shape[2]])[0]
                          + detail[:, :image.shape[1] * self.scale, :image.shape[2] * self.scale])
                 for number, (image, detail) in enumerate(zip(images, details))]
@@ -194,11 +199,12 @@ class Enlarger:
 
     @contextlib.contextmanager
     def _masking(self):
-        """While entered, the input of each convolution is set to zero outside the images of the batch."""
-        self._local = threading.local()  # each thread has a batch of its own
+        """While entered, the input of each convolution is set to zero outside the images of the batch.
 
+        The generator may be in use elsewhere too: in a thread that has no batch of this Enlarger, nothing is done.
+        """
         def blank(features):
-            masks = self._local.masks
+            masks = getattr(self._local, 'masks', None)
             if masks:
                 height = features.shape[2]
                 masks[height] = masks[height].to(features.dtype)  # a product of two types takes several times as long
@@ -206,11 +212,12 @@ class Enlarger:
 
         hooks = []
         if self.generator is not None:
-            hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
-                     for module in self.generator.modules() if isinstance(module, nn.Conv2d)]
-            # the last convolution may be computed without its module being called
-            hooks.append(self.generator.upsample.register_forward_hook(
-                lambda _module, _args, features: blank(features)))
+            with NUMBERING:
+                hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
+                         for module in self.generator.modules() if isinstance(module, nn.Conv2d)]
+                # the last convolution may be computed without its module being called
+                hooks.append(self.generator.upsample.register_forward_hook(
+                    lambda _module, _args, features: blank(features)))
         try:
             yield
         finally:

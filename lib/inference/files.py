@@ -3,13 +3,12 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from PIL import features
-
+from lib.formats import READABLE
 from lib.options import WEIGHTS
 from lib.runtime.console import printable
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
-            '.pnm') + (('.avif',) if 'avif' in features.get_supported() else ())
+            '.pnm') + (('.avif',) if 'AVIF' in READABLE else ())
 MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
 BICUBIC, ORIGINAL = 'bicubic', 'original'
 COMPARE, SHEETS = 'compare', 'sheets'  # folders beside those of the methods

@@ -7,7 +7,7 @@ from io import BytesIO
 
 from PIL import Image
 
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')  # what other loaders read too; others may run programs
+from lib.formats import FORMATS
 
 
 def plain_png_size(data):

@@ -8,6 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 import numpy as np
 from PIL import Image
 
+from lib.formats import READABLE
+
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # the fault of one name, not of the disk
 
 
@@ -134,7 +136,7 @@ def crop_image(name, repeated, boxes, words, images, out, folder, sizes):
     path = os.path.join(images, inner)
     try:
         # only the head is read here, the pixels once a word is big enough; boxes are in stored pixels: no EXIF rotation
-        with Image.open(path) as image:
+        with Image.open(path, formats=READABLE) as image:
             crops, rows = choose_words(image.size, boxes, words, sizes, skip)
             pixels = image.convert('RGB') if crops else None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

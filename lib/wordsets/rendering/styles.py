@@ -5,6 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
+from lib.formats import READABLE
 from lib.wordsets.rendering.shapes import bend, letter, project
 
 PHOTO_SIZE = 640  # pixels of the longer side that a background photo is reduced to
@@ -182,7 +183,7 @@ def mottle(height, width, rng):
 def load_photo(path):
     """A background photo as RGB, its longer side PHOTO_SIZE pixels; None when it is unreadable or an icon."""
     try:
-        with Image.open(path) as photo:
+        with Image.open(path, formats=READABLE) as photo:
             if min(photo.size) < 200:
                 return None
             photo.draft('RGB', (PHOTO_SIZE, PHOTO_SIZE))
