@@ -34,6 +34,14 @@ def test_lines_as_detectors_write_them(tmp_path, line, corners):
                               'annotations': [{'id': 1, 'image_id': 5, 'bbox': [10, 20, 30, 10], 'area': 300},
                                               {'id': 2, 'image_id': 5, 'polygon': SLANTED},
                                               {'id': 3, 'image_id': 7, 'points': SLANTED}]})),
+    ('list.json', json.dumps([{'file_name': 'a.jpg', 'boxes': [[10, 20, 30, 10], SLANTED]},
+                              {'image': 'sub/b.png', 'image_id': 1, 'words': [{'name': 'text', 'quad': SLANTED}]}])),
+    ('results.json', json.dumps({'annotations': [{'name': 'a.jpg', 'bbox': [10, 20, 30, 10]},
+                                                 {'name': 'a.jpg', 'poly': SLANTED},
+                                                 {'name': 'sub/b.png', 'poly': SLANTED}]})),
+    ('labelme.json', json.dumps([{'imagePath': 'a.jpg', 'shapes': [{'points': [[10, 20], [40, 30]]},
+                                                                   {'points': SLANTED}]},
+                                 {'imagePath': 'sub/b.png', 'shapes': [{'points': SLANTED}]}])),
 ])
 def test_files_of_many_images(tmp_path, name, content):
     (tmp_path / name).write_text(content)
@@ -54,9 +62,25 @@ def test_folders_with_a_file_for_each_image(tmp_path, name, content):
     assert found.of('a.jpg') == [SLANTED] and found.of('b.jpg') == []
 
 
+@pytest.mark.parametrize('points', [[[10, 20], [40, 30]], [[40, 30], [10, 20]], [[10, 30], [40, 20]]])
+def test_two_opposite_corners_are_a_rectangle(tmp_path, points):
+    shape = {'label': 'x', 'points': points, 'shape_type': 'rectangle'}
+    (tmp_path / 'a.json').write_text(json.dumps({'imagePath': 'a.jpg', 'shapes': [shape]}))
+    assert Boxes(tmp_path).of('a.jpg') == [WORD]
+
+
+def test_results_of_one_image_need_no_name(tmp_path):
+    (tmp_path / 'a.json').write_text(json.dumps([{'image_id': 3, 'bbox': [10, 20, 30, 10]}]))
+    assert Boxes(tmp_path / 'a.json').of('any.jpg') == [WORD]
+
+
 @pytest.mark.parametrize('name, content, told', [
     ('x.txt', '1,2,3,4\n1,2,3\n', 'line 2'), ('x.txt', '1,2,0,4', 'above zero'), ('x.txt', 'no boxes here', 'line 1'),
     ('x.json', '{', 'x.json'), ('x.json', '{"a.jpg": [[1, 2, 3]]}', 'polygon'),
+    ('x.json', '[{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 2, "bbox": [1, 2, 3, 4]}]', 'give .*file_name'),
+    ('x.json', '[{"file_name": "a.jpg", "bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4]}]', 'give .*file_name'),
+    ('x.json', '[{"rect": [1, 2, 3, 4]}]', 'no boxes under the keys rect'),
+    ('x.json', '{"shapes": [{"points": [[5, 5], [9, 9]], "shape_type": "circle"}]}', 'circle: give rectangles'),
 ])
 def test_what_cannot_be_read_is_named(tmp_path, name, content, told):
     (tmp_path / name).write_text(content)
