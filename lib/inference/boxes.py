@@ -11,6 +11,10 @@ from lib.inference.files import SUFFIXES
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
 SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
+NUMBER = r'[-+]?\d+(\.\d*)?'
+FOUR = rf'\s*{NUMBER}([\s,]+{NUMBER}){{3}}(?![^\s,])'
+NAMED = re.compile(rf'((?P<tab>[^\t]+)\t|(?P<suffix>.+?({"|".join(map(re.escape, SUFFIXES))}))[\s,])[\s,]*'
+                   rf'(?P<boxes>(?={FOUR}|[\[{{]).+)', re.IGNORECASE)
 MARGIN = 0.25  # of a word's height: the surroundings that are enlarged with it, over which it fades into the ground
 
 
@@ -63,8 +67,11 @@ def polygons(value, image=''):
 
 def coordinates(line):
     """The polygon at the start of 'x,y,w,h' or 'x1,y1,...,x4,y4,text'; ValueError where there is none."""
-    fields = [field.strip() for field in re.split(r'[,\t]' if ',' in line else r'\s+', line.strip())]
-    count = next((n for n, field in enumerate(fields) if not re.fullmatch(r'[-+]?\d+(\.\d*)?', field)), len(fields))
+    separator = r'[,\t]' if re.match(rf'\s*{NUMBER}\s*[,\t]', line) else r'\s+'  # the string may hold others
+    fields = [field.strip() for field in re.split(separator, line.strip())]
+    count = next((n for n, field in enumerate(fields) if not re.fullmatch(NUMBER, field)), len(fields))
+    if count < 4:
+        raise ValueError(f'{line[:60]!r}: give x,y,w,h or x1,y1,x2,y2,..., alone or after an image name and a tab')
     count -= count % 2  # a score, or a string that begins with a number, stands behind the corners
     return polygon([float(field) for field in fields[:count]])
 
@@ -88,17 +95,19 @@ def of_json(content):
 
 
 def of_text(text):
-    """The same of a text file: a line for each box, or for each image its name and its boxes."""
+    """The same of a text file: a line for each box, or for each image its name and its boxes.
+
+    What begins with four numbers has no name; a name ends at a tab, else behind the suffix of an image.
+    """
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
+        named = None if re.match(FOUR, line) else NAMED.match(line)
+        name, rest = ((named['tab'] or named['suffix']).strip(), named['boxes']) if named else ('', line.strip())
         try:
-            match = re.match(r'(.+?\.\w{2,4})(?:\t|,|\s)\s*(.+)', line)
-            if match and not re.match(r'[-+\d.,\s]+$', match[1]):
-                rest = match[2]
-                boxes = [box for _, box in polygons(json.loads(rest))] if rest[0] in '[{' else [coordinates(rest)]
-                found.setdefault(match[1], []).extend(boxes)
-            elif line.strip():
-                found.setdefault('', []).append(coordinates(line))
+            if rest:
+                in_json = name and rest[0] in '[{'
+                boxes = [box for _, box in polygons(json.loads(rest))] if in_json else [coordinates(rest)]
+                found.setdefault(name, []).extend(boxes)
         except ValueError as error:
             raise ValueError(f'line {number}: {error}') from error
     return found
