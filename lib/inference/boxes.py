@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from lib.inference.files import SUFFIXES
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
-SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
+SCENE = 192  # pixels: an image with both sides longer, or with known words, is a photograph; not read as a whole
 NUMBER = r'[-+]?\d+(\.\d*)?'
 FOUR = rf'\s*{NUMBER}([\s,]+{NUMBER}){{3}}(?![^\s,])'
 NAMED = re.compile(rf'((?P<tab>[^\t]+)\t|(?P<suffix>.+?({"|".join(map(re.escape, SUFFIXES))}))[\s,])[\s,]*'

@@ -24,7 +24,7 @@ def parse_args(argv=None):
     add('--skip_existing', action='store_true', help='go on: leave out images whose results are there')
     add('--no_read', action='store_true', help='read nothing')
     add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
-    photo = parser.add_argument_group('photographs (both sides above 192 pixels; read only where words are named)')
+    photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words named; read only there)')
     photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
                        help='a word, in pixels of the image; may be repeated')
     photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
