@@ -30,7 +30,7 @@ def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
     share_heap()
-    folders = {*args.folders.values(), *filter(None, [args.drawings, args.sheets])}
+    folders = {*args.folders.values(), *filter(None, [args.drawings, args.originals, args.sheets])}
     try:
         images, others = find_images(args.sources, args.recursive, folders)
         labels, unused = match_labels(args.labels, [path for path, _ in images]) if args.labels else ({}, [])

@@ -12,7 +12,7 @@ from lib.datasets.degradation import degrade
 from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
-from lib.inference.files import ORIGINAL
+from lib.inference.files import ORIGINAL, ORIGINALS
 from lib.metrics import measure
 from lib.runtime.console import printable
 from lib.vocabulary import Vocabulary
@@ -253,7 +253,7 @@ class Converter:
                 save(version.unsaved, self.folders[method] / job.result)
         if self.drawings:
             if job.hr is not None:
-                save(job.hr, self.drawings / ORIGINAL / job.result)  # compare/index.html shows it
+                save(job.hr, self.drawings / ORIGINALS / job.result)  # compare/index.html shows it
             words = [boxes.bounds(corners) for corners in list(job.words.values())[:DRAWN]]
             versions = [version.drawn for version in job.versions.values()]
             save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
-from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths
+from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, method_paths
 from lib.options import ASTER_PATH, BEAM_WIDTH, GENERATOR_PATHS, Parser
 from lib.runtime.console import printable
 
@@ -106,4 +106,5 @@ def complete(args):
         args.out_path, args.out_name = os.path.split(args.out_path)
     args.folders = {name: Path(args.out_path, name if several else '') for name in args.paths}
     args.drawings = Path(args.out_path, COMPARE) if several and not args.no_compare else None
+    args.originals = args.drawings / ORIGINALS if args.drawings and reduced else None
     args.sheets = Path(args.out_path, SHEETS) if args.drawings and args.labels and not args.no_read else None

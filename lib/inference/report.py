@@ -10,7 +10,7 @@ from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.inference.conversion import TITLES, Row, save
 from lib.inference.drawing import stack
-from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS
+from lib.inference.files import BICUBIC, COMPARE, METRICS_JSON, METRICS_TSV, ORIGINAL, SHEETS
 from lib.inference.page import save_page
 from lib.inference.tables import method_table, summarize
 from lib.runtime.console import printable
@@ -66,7 +66,7 @@ def save_metrics(rows, summary, problems, settings, out_path):
     methods = {row['method']: {key: known(row[key]) for key in ('images', 'psnr', 'ssim', 'words', 'accuracy')
                                if row[key] is not None} for row in summary}
     content = {**settings, 'methods': methods, 'left_out': problems}
-    for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
+    for name, text in ((METRICS_TSV, lines.getvalue()), (METRICS_JSON, json.dumps(content, indent=1) + '\n')):
         with written_beside(Path(out_path) / name) as beside:
             beside.write_text(text, encoding='utf-8')
 
@@ -74,7 +74,7 @@ def save_metrics(rows, summary, problems, settings, out_path):
 def read_metrics(out_path, results):
     """The rows of these results, {name as `printable`: name}, in the metrics.tsv of an earlier run, if there is one."""
     try:
-        with open(Path(out_path) / 'metrics.tsv', encoding='utf-8', newline='') as file:
+        with open(Path(out_path) / METRICS_TSV, encoding='utf-8', newline='') as file:
             lines = [line for line in csv.DictReader(file, delimiter='\t') if line['result'] in results]
         names = [entry.name for entry in dataclasses.fields(Row)]
         rows = [{name: line[name] or None for name in names if name in line} for line in lines]
@@ -88,7 +88,7 @@ def read_metrics(out_path, results):
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{printable(Path(out_path) / "metrics.tsv")}: not of an earlier run: {error!r}; move it '
+        raise ValueError(f'{printable(Path(out_path) / METRICS_TSV)}: not of an earlier run: {error!r}; move it '
                          'away, or run without --skip_existing') from error
 
 
