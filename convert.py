@@ -30,7 +30,7 @@ def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
     share_heap()
-    folders = {*args.folders.values(), *filter(None, [args.drawings, args.sheets])}
+    folders = {*args.folders.values(), *filter(None, [args.drawings, args.originals, args.sheets])}
     try:
         images, others = find_images(args.sources, args.recursive, folders)
         labels, unused = match_labels(args.labels, [path for path, _ in images]) if args.labels else ({}, [])
@@ -87,14 +87,13 @@ def run(args, converter, images):
 
     from lib.inference import report
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
-    rows, problems, status = [], {}, 0
-    left, kept = [], []
-    for image in images:
-        (kept if args.skip_existing and converter.is_done(image[2]) else left).append(image)
+    rows, left, problems, status = [], images, {}, 0
     if args.skip_existing:
-        say(f'{len(kept)} of {len(images)} images have their results already')
-        results = {printable(result): str(result) for _, _, result in kept}
-        rows = report.read_metrics(args.out_path, results) if args.drawings else []
+        try:
+            rows, left = report.go_on(images, args, converter, say)
+        except (OSError, ValueError) as error:
+            say(f'convert.py: error: {error}')
+            return 2
     known = len({row.result for row in rows})
     try:
         with tqdm(total=len(left), unit='image', disable=None, dynamic_ncols=True) as bar:

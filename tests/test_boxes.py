@@ -16,6 +16,9 @@ SLANTED = [(1, 2), (31, 4), (30, 14), (0, 12)]
     ('10,20,30,10,0.98', WORD),  # a score
     ('10,20,40,20,40,30,10,30', WORD), ('1,2,31,4,30,14,0,12,Joe\'s, since 1905', SLANTED),
     ('1.0,2.0,31.0,4.0,30.0,14.0,0.0,12.0,1905', SLANTED),  # the string is a number
+    *((f'10,20,40,20,40,30,10,30,{text}', WORD) for text in (
+        'Hotel No.12 Main', '$1.50 each', 'St.John, Hall', 'info@shop.com, 12', 'a.jpg 1,2,3,4', 'a.jpg\t1,2,3,4')),
+    ('10,20,30,10,Vol.12 1 2 30 40', WORD), ('10\t20\t30\t10\t12 34', WORD), ('10 20 30 10 Joe, 12', WORD),
     ('0,0,9,0,9,5,5,9,0,5,###', [(0, 0), (9, 0), (9, 5), (5, 9), (0, 5)]),
     ('-3,0,5,5', [(-3, 0), (2, 0), (2, 5), (-3, 5)]),
 ])
@@ -34,12 +37,31 @@ def test_lines_as_detectors_write_them(tmp_path, line, corners):
                               'annotations': [{'id': 1, 'image_id': 5, 'bbox': [10, 20, 30, 10], 'area': 300},
                                               {'id': 2, 'image_id': 5, 'polygon': SLANTED},
                                               {'id': 3, 'image_id': 7, 'points': SLANTED}]})),
+    ('list.json', json.dumps([{'file_name': 'a.jpg', 'boxes': [[10, 20, 30, 10], SLANTED]},
+                              {'image': 'sub/b.png', 'image_id': 1, 'words': [{'name': 'text', 'quad': SLANTED}]}])),
+    ('results.json', json.dumps({'annotations': [{'name': 'a.jpg', 'bbox': [10, 20, 30, 10]},
+                                                 {'name': 'a.jpg', 'poly': SLANTED},
+                                                 {'name': 'sub/b.png', 'poly': SLANTED}]})),
+    ('labelme.json', json.dumps([{'imagePath': 'a.jpg', 'shapes': [{'points': [[10, 20], [40, 30]]},
+                                                                   {'points': SLANTED}]},
+                                 {'imagePath': 'sub/b.png', 'shapes': [{'points': SLANTED}]}])),
 ])
 def test_files_of_many_images(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     found = Boxes(tmp_path / name)
     assert found.of('a.jpg') == [WORD, SLANTED] and found.of('sub/b.png') == [SLANTED]
     assert found.of('elsewhere/b.png') == [SLANTED] and found.of('c.jpg') == []
+
+
+@pytest.mark.parametrize('name, line', [
+    ('my photo.v2 final.jpg', 'my photo.v2 final.jpg\t10,20,30,10'), ('a b.JPEG', 'a b.JPEG 10,20,30,10,x.png 1,2,3,4'),
+    ('12.5,30 (2).webp', '12.5,30 (2).webp, 10, 20, 30, 10'), ('a.png b.png', 'a.png b.png 10 20 30 10 No.12 x'),
+    ('no suffix', 'no suffix\t10\t20\t30\t10'), ('1 2 3 4.jpg', f'1 2 3 4.jpg {json.dumps([WORD])}'),
+])
+def test_names_end_at_a_tab_or_a_suffix(tmp_path, name, line):
+    (tmp_path / 'boxes.txt').write_text(line)
+    found = Boxes(tmp_path / 'boxes.txt')
+    assert found.of(name) == [WORD] and found.of('other.jpg') == []
 
 
 @pytest.mark.parametrize('name, content', [
@@ -54,9 +76,26 @@ def test_folders_with_a_file_for_each_image(tmp_path, name, content):
     assert found.of('a.jpg') == [SLANTED] and found.of('b.jpg') == []
 
 
+@pytest.mark.parametrize('points', [[[10, 20], [40, 30]], [[40, 30], [10, 20]], [[10, 30], [40, 20]]])
+def test_two_opposite_corners_are_a_rectangle(tmp_path, points):
+    shape = {'label': 'x', 'points': points, 'shape_type': 'rectangle'}
+    (tmp_path / 'a.json').write_text(json.dumps({'imagePath': 'a.jpg', 'shapes': [shape]}))
+    assert Boxes(tmp_path).of('a.jpg') == [WORD]
+
+
+def test_results_of_one_image_need_no_name(tmp_path):
+    (tmp_path / 'a.json').write_text(json.dumps([{'image_id': 3, 'bbox': [10, 20, 30, 10]}]))
+    assert Boxes(tmp_path / 'a.json').of('any.jpg') == [WORD]
+
+
 @pytest.mark.parametrize('name, content, told', [
     ('x.txt', '1,2,3,4\n1,2,3\n', 'line 2'), ('x.txt', '1,2,0,4', 'above zero'), ('x.txt', 'no boxes here', 'line 1'),
+    ('x.txt', 'a.jpg 1,2,3', 'line 1: .a.jpg 1,2,3.: give'),
     ('x.json', '{', 'x.json'), ('x.json', '{"a.jpg": [[1, 2, 3]]}', 'polygon'),
+    ('x.json', '[{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 2, "bbox": [1, 2, 3, 4]}]', 'give .*file_name'),
+    ('x.json', '[{"file_name": "a.jpg", "bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4]}]', 'give .*file_name'),
+    ('x.json', '[{"rect": [1, 2, 3, 4]}]', 'no boxes under the keys rect'),
+    ('x.json', '{"shapes": [{"points": [[5, 5], [9, 9]], "shape_type": "circle"}]}', 'circle: give rectangles'),
 ])
 def test_what_cannot_be_read_is_named(tmp_path, name, content, told):
     (tmp_path / name).write_text(content)

@@ -124,9 +124,9 @@ def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
 
     assert status == 1
     good = ['alpha.png', 'deep.png', 'grey.png', 'phone.png', 'print.png']
-    for part in ('bicubic', 'srgan', 'textsr', 'compare/original'):
+    for part in ('bicubic', 'srgan', 'textsr', 'compare/.original'):
         assert names_in(tmp_path / 'out' / part) == good
-    assert names_in(tmp_path / 'out' / 'compare') == sorted([*good, 'index.html', 'original'])
+    assert names_in(tmp_path / 'out' / 'compare') == sorted([*good, 'index.html', '.original'])
     for name in good:
         expected = (16, 36) if name == 'phone.png' else (36, 16)
         assert Image.open(tmp_path / 'out' / 'textsr' / name).size == expected
@@ -159,7 +159,7 @@ def test_names_of_any_kind(run, folder, tmp_path):
     status, _, reported = run(folder, '--zoom', '99,0,5,5')
     assert status == 0
     assert len(reported.splitlines()) == len(names) + 1  # one each: no name breaks a message
-    for part in ('textsr', 'compare/original'):
+    for part in ('textsr', 'compare/.original'):
         assert names_in(tmp_path / 'out' / part) == sorted([*names, 'x' * 200 + '.png'])
     assert len(table(tmp_path)) == 4 * (len(names) + 1)
 
@@ -191,6 +191,27 @@ def test_an_input_is_never_written_over(run, folder, tmp_path):
     (inputs / 'a.png').rename(inputs / 'a.jpg')  # nothing would be replaced, but the next run would read results
     assert run(inputs)[0] == 2
     assert names_in(inputs) == ['a.jpg']
+
+
+def test_neither_are_originals_of_an_earlier_run(run, folder, tmp_path):
+    photo((39, 18)).save(folder / 'a.png')
+    assert run(folder)[0] == 0
+    status, _, reported = run(tmp_path / 'out' / 'compare' / '.original')
+    assert status == 2 and 'among the inputs' in reported
+
+
+def test_sub_folders_of_any_name_and_what_is_made_beside_them(run, folder, tmp_path):
+    for number, name in enumerate(['x.jpg', 'original/x.jpg', 'x.png/y.jpg', 'Y.JPG', 'y.PNG/x.jpg']):
+        (folder / name).parent.mkdir(exist_ok=True)
+        photo(seed=number).save(folder / name)
+    assert run(folder, '--recursive')[0] == 0
+    rows = table(tmp_path)
+    assert {row['image']: row['result'] for row in rows} == {
+        'x.jpg': 'x_.png', 'original/x.jpg': 'original/x.png', 'x.png/y.jpg': 'x.png/y.png', 'Y.JPG': 'Y_.png',
+        'y.PNG/x.jpg': 'y.PNG/x.png'}
+    for result in {row['result'] for row in rows}:
+        assert Image.open(tmp_path / 'out/compare/.original' / result).size == (36, 16)
+        assert Image.open(tmp_path / 'out/compare' / result).width > 4 * 36
 
 
 @pytest.mark.parametrize('ds_scale, size, expected', [

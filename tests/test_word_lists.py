@@ -85,6 +85,32 @@ def test_labels_of_images_elsewhere_go_by_unambiguous_names(folders, tmp_path):
     assert match_labels(path, folders)[0] == {}, 'one label for two images of that name'
 
 
+class CountedName(str):
+    compared = 0
+
+    def __getitem__(self, key):
+        return CountedName(super().__getitem__(key))
+
+    def __eq__(self, other):
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+    def __str__(self):
+        return self
+
+    __hash__ = str.__hash__
+
+
+def test_labels_of_many_images_are_looked_up_not_searched_for(tmp_path):
+    lines = [f'{n}.jpg\tone\n{n}.jpg\ttwo' if n % 2 else f'{n}.jpg\tone' for n in range(400)]
+    (tmp_path / 'gt.txt').write_text('\n'.join(lines))
+    images = [CountedName(f'/elsewhere/{n}.jpg') for n in range(100, 500)]
+    labels, lines = match_labels(tmp_path / 'gt.txt', images)
+    assert len(labels) == 150 and [line.split(': ')[1] for line in lines] == [
+        '150 images with several labels, none used', '100 of 400 images without a label', '100 names in it of no image']
+    assert CountedName.compared < 10 * len(images)
+
+
 def test_quotes_inside_quotes(tmp_path):
     lines = [r'1.png, "\"Photos\""', r'2.png, "a\\b"', '3.png, "say ""hi"""', '4.png, plain', '5.png, "']
     assert labels(parse(tmp_path / 'gt.txt', '\n'.join(lines))) == ['"Photos"', 'a\\b', 'say "hi"', 'plain', '"']

@@ -7,8 +7,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from lib.inference.files import SUFFIXES
+
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
-SCENE = 192  # pixels: an image with both sides longer is a photograph, not a word, and is not read as a whole
+SCENE = 192  # pixels: an image with both sides longer, or with known words, is a photograph; not read as a whole
+NUMBER = r'[-+]?\d+(\.\d*)?'
+FOUR = rf'\s*{NUMBER}([\s,]+{NUMBER}){{3}}(?![^\s,])'
+NAMED = re.compile(rf'((?P<tab>[^\t]+)\t|(?P<suffix>.+?({"|".join(map(re.escape, SUFFIXES))}))[\s,])[\s,]*'
+                   rf'(?P<boxes>(?={FOUR}|[\[{{]).+)', re.IGNORECASE)
 MARGIN = 0.25  # of a word's height: the surroundings that are enlarged with it, over which it fades into the ground
 
 
@@ -28,56 +34,80 @@ def polygon(numbers):
     return list(zip(numbers[::2], numbers[1::2]))
 
 
-def polygons(value):
-    """All polygons in a JSON value: lists of numbers or of corners, and objects that hold them under a usual key."""
+def image_of(entry):
+    """The name of its image in a JSON object, ('image_id', number) where it has only that, '' where it has neither."""
+    names = (entry[key] for key in ('file_name', 'imagePath', 'image', 'name') if isinstance(entry.get(key), str)
+             and (key != 'name' or entry[key].lower().endswith(SUFFIXES)))  # it may be that of a class
+    return next(names, '') or (('image_id', entry['image_id']) if 'image_id' in entry else '')
+
+
+def polygons(value, image=''):
+    """[(image, polygon), ...] of a JSON value: lists of numbers or of corners, and objects with them under a usual key.
+
+    image: that of the value; where it is '', what the objects say, see `image_of`.
+    """
     if isinstance(value, dict):
+        if value.keys().isdisjoint(KEYS):
+            raise ValueError(f'no boxes under the keys {", ".join(value)}: give them under one of {", ".join(KEYS)}')
+        if value.get('shape_type') in ('circle', 'line', 'linestrip', 'point', 'points'):
+            raise ValueError(f'shape_type {value["shape_type"]}: give rectangles or polygons')
         key = next((key for key in KEYS if value.get(key)), None)
-        return polygons(value[key]) if key else []
+        return polygons(value[key], image or image_of(value)) if key else []
     if not isinstance(value, list) or not value:
         return []
     if all(isinstance(entry, (int, float)) for entry in value):
-        return [polygon(value)]
+        return [(image, polygon(value))]
     if all(isinstance(entry, list) and len(entry) == 2 and not isinstance(entry[0], list) for entry in value):
-        return [polygon([number for corner in value for number in corner])]
-    return [found for entry in value for found in polygons(entry)]
+        if len(value) == 2:  # opposite corners of a rectangle
+            (left, right), (top, bottom) = map(sorted, zip(*value))
+            return [(image, polygon([left, top, right - left, bottom - top]))]
+        return [(image, polygon([number for corner in value for number in corner]))]
+    return [found for entry in value for found in polygons(entry, image)]
 
 
 def coordinates(line):
     """The polygon at the start of 'x,y,w,h' or 'x1,y1,...,x4,y4,text'; ValueError where there is none."""
-    fields = [field.strip() for field in re.split(r'[,\t]' if ',' in line else r'\s+', line.strip())]
-    count = next((n for n, field in enumerate(fields) if not re.fullmatch(r'[-+]?\d+(\.\d*)?', field)), len(fields))
+    separator = r'[,\t]' if re.match(rf'\s*{NUMBER}\s*[,\t]', line) else r'\s+'  # the string may hold others
+    fields = [field.strip() for field in re.split(separator, line.strip())]
+    count = next((n for n, field in enumerate(fields) if not re.fullmatch(NUMBER, field)), len(fields))
+    if count < 4:
+        raise ValueError(f'{line[:60]!r}: give x,y,w,h or x1,y1,x2,y2,..., alone or after an image name and a tab')
     count -= count % 2  # a score, or a string that begins with a number, stands behind the corners
     return polygon([float(field) for field in fields[:count]])
 
 
-def of_json(content, place):
+def of_json(content):
     """{name of the image, '' where the file is of one image: polygons} of a JSON file."""
     if isinstance(content, dict) and isinstance(content.get('images'), list):  # COCO
         names = {image['id']: image['file_name'] for image in content['images']}
-        found = {}
-        for entry in content.get('annotations', []):
-            boxes = polygons({key: value for key, value in entry.items() if key in ('bbox', 'polygon', 'points')})
-            found.setdefault(names[entry['image_id']], []).extend(boxes)
-        return found
-    if isinstance(content, dict) and not any(key in content for key in KEYS):
-        return {name: polygons(value) for name, value in content.items()}
-    if isinstance(content, dict) and isinstance(content.get('imagePath'), str):  # labelme
-        return {content['imagePath']: polygons(content)}
-    return {place: polygons(content)}
+        content = [{**entry, 'file_name': names[entry['image_id']]} for entry in content.get('annotations', [])]
+    if isinstance(content, dict) and content.keys().isdisjoint(KEYS):
+        pairs = [pair for name, value in content.items() for pair in polygons(value, name)]
+    else:
+        pairs = polygons(content)
+    found = {}
+    for image, corners in pairs:
+        found.setdefault(image, []).append(corners)
+    if len(found) > 1 and not all(isinstance(image, str) and image for image in found):
+        raise ValueError('boxes of several images without their names: give each object a file_name, or COCO\'s file '
+                         'with "images"')
+    return {image if isinstance(image, str) else '': corners for image, corners in found.items()}
 
 
 def of_text(text):
-    """The same of a text file: a line for each box, or for each image its name and its boxes."""
+    """The same of a text file: a line for each box, or for each image its name and its boxes.
+
+    What begins with four numbers has no name; a name ends at a tab, else behind the suffix of an image.
+    """
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
+        named = None if re.match(FOUR, line) else NAMED.match(line)
+        name, rest = ((named['tab'] or named['suffix']).strip(), named['boxes']) if named else ('', line.strip())
         try:
-            match = re.match(r'(.+?\.\w{2,4})(?:\t|,|\s)\s*(.+)', line)
-            if match and not re.match(r'[-+\d.,\s]+$', match[1]):
-                rest = match[2]
-                boxes = polygons(json.loads(rest)) if rest[0] in '[{' else [coordinates(rest)]
-                found.setdefault(match[1], []).extend(boxes)
-            elif line.strip():
-                found.setdefault('', []).append(coordinates(line))
+            if rest:
+                in_json = name and rest[0] in '[{'
+                boxes = [box for _, box in polygons(json.loads(rest))] if in_json else [coordinates(rest)]
+                found.setdefault(name, []).extend(boxes)
         except ValueError as error:
             raise ValueError(f'line {number}: {error}') from error
     return found
@@ -87,7 +117,7 @@ def of_file(path):
     """{name of the image, '' where the file is of one image: polygons}. ValueError that names the file and the line."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
-        return of_json(json.loads(text), '') if Path(path).suffix.lower() == '.json' else of_text(text)
+        return of_json(json.loads(text)) if Path(path).suffix.lower() == '.json' else of_text(text)
     except OSError as error:
         raise OSError(f'--boxes {path}: {error.strerror}') from error
     except (ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from lib.datasets.degradation import degrade
 from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
-from lib.inference.files import ORIGINAL
+from lib.inference.files import ORIGINAL, ORIGINALS
 from lib.metrics import measure
 from lib.runtime.console import printable
 from lib.vocabulary import Vocabulary
@@ -53,7 +53,7 @@ class Job:
     alpha: torch.Tensor = None  # (3, h, w), three times the same
     hr: Image.Image = None  # 8-bit, where it is known
     label: str = None
-    is_scene: bool = False
+    is_scene: bool = False  # its words are read, not the whole
     words: dict = field(default_factory=dict)  # {text of the corners: normalized corners}
     versions: dict = field(default_factory=dict)  # {method: Version}
 
@@ -139,7 +139,6 @@ class Converter:
                          for part in (image, alpha))
         job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0],
                   label=self.labels.get(path))
-        job.is_scene = min(size) > boxes.SCENE
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
         for pixels in self.words_of(name, whole):
@@ -149,6 +148,7 @@ class Converter:
                 self.say(f'{printable(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
             else:
                 job.words[text] = corners
+        job.is_scene = bool(job.words) or min(size) > boxes.SCENE
         return job
 
     def _fit(self, picture, size):
@@ -159,7 +159,7 @@ class Converter:
         """Enlarge the images by every method, save the results, measure and read them, draw; returns their rows."""
         for job in jobs:
             job.versions = dict.fromkeys(self.enlargers)
-        in_parts = [job for job in jobs if self.ground and job.words and job.is_scene]
+        in_parts = [job for job in jobs if self.ground and job.words]
         grounds = {}
         if in_parts:
             pictures = self.ground.pictures([job.lr for job in in_parts], self.batch_size, self.workers)
@@ -231,16 +231,14 @@ class Converter:
             note = f'{whole.psnr:.2f} dB, SSIM {whole.ssim:.3f}'
         words = [(Row(whole.image, whole.result, method, box=text), boxes.cut(picture, corners))
                  for text, corners in job.words.items()]
-        to_read = words if job.is_scene else []
         details = tuple(word for _, word in words[:DRAWN])
         view = picture
         if job.pixels > KEPT_PIXELS:
             view = drawing.fit(picture) if self.drawings else None
             picture = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR) if not job.is_scene else None
-        if not job.is_scene:
-            to_read = [(whole, picture)]
+        to_read = words if job.is_scene else [(whole, picture)]
         drawn = drawing.Column(TITLES.get(method, method), view, None, note, details)
-        return Version([whole, *(row for row, _ in words if job.is_scene)], drawn, to_read if self.read else [])
+        return Version([whole, *(row for row, _ in words)], drawn, to_read if self.read else [])
 
     def _read(self, versions):
         pictures = [picture for version in versions for _, picture in version.to_read]
@@ -255,7 +253,7 @@ class Converter:
                 save(version.unsaved, self.folders[method] / job.result)
         if self.drawings:
             if job.hr is not None:
-                save(job.hr, self.drawings / ORIGINAL / job.result)  # compare/index.html shows it
+                save(job.hr, self.drawings / ORIGINALS / job.result)  # compare/index.html shows it
             words = [boxes.bounds(corners) for corners in list(job.words.values())[:DRAWN]]
             versions = [version.drawn for version in job.versions.values()]
             save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)

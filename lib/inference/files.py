@@ -12,6 +12,8 @@ SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.
 MAX_NAME = 200  # bytes of a result's name without .png; file systems take 255, and the unfinished file's is longer
 BICUBIC, ORIGINAL = 'bicubic', 'original'
 COMPARE, SHEETS = 'compare', 'sheets'  # folders beside those of the methods
+ORIGINALS = f'.{ORIGINAL}'  # among the drawings, where no sub-folder of images has this name: hidden ones are left out
+METRICS_TSV, METRICS_JSON = 'metrics.tsv', 'metrics.json'
 
 
 def method_paths(entries, own=None, flag='--methods'):
@@ -30,7 +32,8 @@ def method_paths(entries, own=None, flag='--methods'):
                 there = sorted(path.stem for path in WEIGHTS.glob('*.pth') if not path.stem.startswith('aster'))
                 hint = '; images stand before --methods' if os.path.exists(entry) else ''
                 raise ValueError(f'{flag} {printable(entry)}: give {", ".join([BICUBIC, *there])} or NAME=FILE{hint}')
-        if name in paths or name in ('', ORIGINAL, COMPARE, SHEETS, '.', '..') or Path(name).name != name:
+        taken = (ORIGINAL, COMPARE, SHEETS, METRICS_TSV, METRICS_JSON, *map(str.casefold, paths))
+        if name.casefold() in taken or name in ('', '.', '..') or Path(name).name != name:
             raise ValueError(f'{flag} {printable(entry)}: its results would go into the folder {printable(name)!r}; '
                              'give each method another name')
         paths[name] = path or None
@@ -69,12 +72,14 @@ def find_images(sources, recursive=False, results=()):
 def output_names(names):
     """The names of the results, a list: each image's own with .png; images that would share one keep their suffix.
 
-    Told apart as file systems do that ignore case. Names are cut so that nothing beside them gets too long.
+    Told apart, also from the folders of others, as file systems do that ignore case. Names are cut so that nothing
+    beside them gets too long.
     """
     def key(name):
         return str(name.with_suffix('')).casefold()
 
-    sharing, results, used = Counter(map(key, names)), {}, set()
+    sharing, results = Counter(map(key, names)), {}
+    used = {key(folder) for name in names for folder in name.parents if folder.suffix.lower() == '.png'}
     for place, name in sorted(enumerate(names), key=lambda entry: sharing[key(entry[1])]):  # those with their own first
         stem = name.stem if sharing[key(name)] == 1 else name.name
         if len(os.fsencode(stem)) > MAX_NAME:
@@ -87,7 +92,7 @@ def output_names(names):
 
 
 def check_outputs(out_path, folders, images, results, sources):
-    """Make the folders; ValueError where a result would take the place of an input, or be an input of the next run.
+    """Make the folders. ValueError, before that, where a result would replace an input, or be one of the next run.
 
     images: their paths. results: their names in each of the `folders`, which are out_path or in it. sources: what was
     searched.
@@ -95,10 +100,6 @@ def check_outputs(out_path, folders, images, results, sources):
     inputs = {identity(path) for path in images} - {None}
     searched = {identity(source) for source in sources if os.path.isdir(source)}
     for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f'{printable(out_path)}: {error.strerror}: {printable(folder)}') from error
         if identity(folder) in searched:
             raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(folder)}; '
                              'choose another folder')
@@ -106,3 +107,8 @@ def check_outputs(out_path, folders, images, results, sources):
             if identity(target) in inputs:
                 raise ValueError(f'{printable(out_path)}: the result {printable(target)} would take the place of an '
                                  'input; choose another folder')
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f'{printable(out_path)}: {error.strerror}: {printable(folder)}') from error

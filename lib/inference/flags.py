@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
-from lib.inference.files import BICUBIC, COMPARE, SHEETS, method_paths
+from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, method_paths
 from lib.options import ASTER_PATH, BEAM_WIDTH, GENERATOR_PATHS, Parser
 from lib.runtime.console import printable
 
@@ -21,10 +21,11 @@ def parse_args(argv=None):
     add('--methods', nargs='+', metavar='METHOD', help='bicubic, a file of weights/ such as srgan, textsr or '
         'textsr_x2, or NAME=FILE; several get a folder each (default: textsr, with --ds_scale: bicubic srgan textsr)')
     add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
-    add('--skip_existing', action='store_true', help='go on: leave out images whose results are there')
+    add('--skip_existing', action='store_true', help='go on: leave out images whose results are there, and their '
+        'figures where there are any')
     add('--no_read', action='store_true', help='read nothing')
     add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
-    photo = parser.add_argument_group('photographs (both sides above 192 pixels; read only where words are named)')
+    photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words named; read only there)')
     photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
                        help='a word, in pixels of the image; may be repeated')
     photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
@@ -106,4 +107,6 @@ def complete(args):
         args.out_path, args.out_name = os.path.split(args.out_path)
     args.folders = {name: Path(args.out_path, name if several else '') for name in args.paths}
     args.drawings = Path(args.out_path, COMPARE) if several and not args.no_compare else None
+    args.metrics = bool(args.drawings or args.labels or measured)
+    args.originals = args.drawings / ORIGINALS if args.drawings and reduced else None
     args.sheets = Path(args.out_path, SHEETS) if args.drawings and args.labels and not args.no_read else None

@@ -14,7 +14,7 @@ from PIL import Image
 from lib.checkpoint import written_beside
 from lib.inference.conversion import TITLES
 from lib.inference.drawing import mark_letters
-from lib.inference.files import ORIGINAL
+from lib.inference.files import ORIGINAL, ORIGINALS
 
 TEMPLATE = Path(__file__).with_name('page.html')
 
@@ -46,7 +46,7 @@ def save_page(rows, drawings, folders, normalize):
     """Write index.html into the folder of the drawings. rows: `Row`s. folders: {method: folder of its results}.
     normalize: what of a string counts."""
     drawings = Path(drawings)
-    places = {**{method: os.path.relpath(folder, drawings) for method, folder in folders.items()}, ORIGINAL: ORIGINAL}
+    places = {**{method: os.path.relpath(folder, drawings) for method, folder in folders.items()}, ORIGINAL: ORIGINALS}
     images, results = [], {}
     for row in rows:
         results.setdefault(row.result, []).append(row)

@@ -4,13 +4,16 @@ import dataclasses
 import io
 import json
 import math
+import os
+import zlib
 from pathlib import Path
 
 from lib.checkpoint import written_beside
 from lib.imaging import read_image
+from lib.inference.boxes import text_of
 from lib.inference.conversion import TITLES, Row, save
 from lib.inference.drawing import stack
-from lib.inference.files import BICUBIC, COMPARE, ORIGINAL, SHEETS
+from lib.inference.files import BICUBIC, COMPARE, METRICS_JSON, METRICS_TSV, ORIGINAL, SHEETS
 from lib.inference.page import save_page
 from lib.inference.tables import method_table, summarize
 from lib.runtime.console import printable
@@ -32,14 +35,13 @@ def print_readings(jobs, write):
 
 
 def report(rows, problems, args, vocabulary):
-    """Print the figures; save them where drawings are made or words have labels, and the page and sheets."""
+    """Print the figures; save them, the page and the sheets where they are wanted."""
     summary = summarize([row for row in rows if not row.box])
     text = method_table(summary, TITLES)
     if text:
         print(text, flush=True)
-    if args.drawings or args.labels:
-        settings = {name: getattr(args, name) for name in ('ds_scale', 'width', 'height')}
-        save_metrics(rows, summary, problems, settings, args.out_path)
+    if args.metrics:
+        save_metrics(rows, summary, problems, settings_of(args), args.out_path)
     if args.drawings:
         save_page(rows, args.drawings, args.folders, vocabulary.normalize)
     if args.sheets:
@@ -66,15 +68,29 @@ def save_metrics(rows, summary, problems, settings, out_path):
     methods = {row['method']: {key: known(row[key]) for key in ('images', 'psnr', 'ssim', 'words', 'accuracy')
                                if row[key] is not None} for row in summary}
     content = {**settings, 'methods': methods, 'left_out': problems}
-    for name, text in (('metrics.tsv', lines.getvalue()), ('metrics.json', json.dumps(content, indent=1) + '\n')):
+    for name, text in ((METRICS_TSV, lines.getvalue()), (METRICS_JSON, json.dumps(content, indent=1) + '\n')):
         with written_beside(Path(out_path) / name) as beside:
             beside.write_text(text, encoding='utf-8')
 
 
-def read_metrics(out_path, results):
-    """The rows of these results, {name as `printable`: name}, in the metrics.tsv of an earlier run, if there is one."""
+def settings_of(args):
+    """What results and figures depend on beside images and labels; of a file that a flag names, its checksum counts."""
+    def content(path):
+        return f'{zlib.crc32(Path(path).read_bytes()):08x}' if path and os.path.isfile(path) else path
+
+    return {**{name: getattr(args, name) for name in ('ds_scale', 'width', 'height', 'measured')},
+            'weights': {method: content(path) for method, path in args.paths.items()},
+            'background': [args.background, content(args.background_path)],
+            'boxes': [*map(text_of, args.zoom), content(args.boxes)],
+            'recognizer': None if args.no_read else [content(args.aster_path), args.beam_width]}
+
+
+def read_metrics(args, results, say):
+    """The rows of these results, {name as `printable`: name}, in the metrics.tsv of an earlier run with the settings of
+    this one, by the methods of this one; none where there is no such run. OSError or ValueError that names the file."""
+    path = Path(args.out_path) / METRICS_TSV
     try:
-        with open(Path(out_path) / 'metrics.tsv', encoding='utf-8', newline='') as file:
+        with open(path, encoding='utf-8', newline='') as file:
             lines = [line for line in csv.DictReader(file, delimiter='\t') if line['result'] in results]
         names = [entry.name for entry in dataclasses.fields(Row)]
         rows = [{name: line[name] or None for name in names if name in line} for line in lines]
@@ -84,12 +100,43 @@ def read_metrics(out_path, results):
             row['correct'] = {'0': False, '1': True}.get(right)
             if row['score'] is not None:  # it was read, be it as nothing
                 row['string'] = row['string'] or ''
-        return [Row(**row) for row in rows]
+        path = Path(args.out_path) / METRICS_JSON
+        earlier = json.loads(path.read_text(encoding='utf-8'))
+        weights = earlier.get('weights', {})
+        earlier['weights'] = {method: weights.get(method) for method in args.paths}
+        changed = [name for name, value in settings_of(args).items() if name not in earlier or earlier[name] != value]
+        if changed:
+            say(f'{printable(path)}: of a run with other {", ".join(changed)}: all images are converted again')
+            return []
+        return [Row(**row) for row in rows if row['method'] in (*args.paths, ORIGINAL)]
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{printable(Path(out_path) / "metrics.tsv")}: not of an earlier run: {error!r}; move it '
-                         'away, or run without --skip_existing') from error
+    except OSError as error:
+        raise OSError(f'{printable(path)}: {error.strerror}') from error
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f'{printable(path)}: not of an earlier run: {error!r}; move it away, or run without '
+                         '--skip_existing') from error
+
+
+def go_on(images, args, converter, say):
+    """For --skip_existing: (rows of an earlier run, images that it has not done), both lists.
+
+    images: [(path, name, result)]. One is done if its results are there and, where figures are wanted, its rows by
+    every method, with the label that it has now. Errors as of `read_metrics`.
+    """
+    done = [image for image in images if converter.is_done(image[2])]
+    rows = {}
+    if args.metrics:
+        for row in read_metrics(args, {printable(result): str(result) for _, _, result in done}, say):
+            rows.setdefault(row.result, []).append(row)
+        methods = {*args.paths, *([ORIGINAL] if args.ds_scale > 1 else [])}
+        labels = {str(result): converter.labels.get(path) for path, _, result in done}
+        rows = {result: mine for result, mine in rows.items() if {row.method for row in mine} == methods and
+                all(row.box or row.label == (labels[result] and printable(labels[result])) for row in mine)}
+        done = [image for image in done if str(image[2]) in rows]
+    say(f'{len(done)} of {len(images)} images have their results already')
+    done = {result for _, _, result in done}
+    return [row for mine in rows.values() for row in mine], [image for image in images if image[2] not in done]
 
 
 def save_sheets(rows, out_path):

@@ -3,7 +3,7 @@ import json
 import os
 import re
 import unicodedata
-from collections import namedtuple
+from collections import Counter, namedtuple
 from itertools import islice
 
 from lib.runtime.console import printable
@@ -239,17 +239,17 @@ def match_labels(path, images):
                 by_file[os.path.realpath(found)] = entry.label
             by_name.setdefault(os.path.basename(name), set()).add(entry.label)
     names = [os.path.basename(image) for image in images]
-    strangers = [name for name in by_name if name not in names]
-    labels, ambiguous = {}, []
+    counts = Counter(names)
+    strangers = [name for name in by_name if name not in counts]
+    labels, ambiguous, unlabelled = {}, [], []
     for image, name in zip(images, names):
         candidates = by_name.get(name, ())
         if os.path.realpath(image) in by_file:
             labels[image] = by_file[os.path.realpath(image)]
-        elif len(candidates) == 1 and names.count(name) == 1:
+        elif len(candidates) == 1 and counts[name] == 1:
             labels[image] = next(iter(candidates))
-        elif candidates:
-            ambiguous.append(str(image))
-    unlabelled = [str(image) for image in images if image not in labels and str(image) not in ambiguous]
+        else:
+            (ambiguous if candidates else unlabelled).append(str(image))
     for text, members in ((f'{len(problems)} of {count} lines not used', problems),
                           (f'{len(ambiguous)} images with several labels, none used', ambiguous),
                           (f'{len(unlabelled)} of {len(names)} images without a label', unlabelled),
