@@ -16,13 +16,14 @@ render --out ./dataset/words_40k --count 40000 --seed 7 --font_split train
 render --out ./dataset/words_60k --count 60000 --seed 8 --font_split train
 render --out ./dataset/words_200k --count 200000 --seed 9 --font_split train
 render --out ./dataset/words_100k --count 100000 --seed 10 --font_split train
-render --out ./dataset/words_120k --count 120000 --seed 11 --font_split train
 render --out ./dataset/words_s21 --count 100000 --seed 21 --font_split train
 render --out ./dataset/words_s23 --count 160000 --seed 23 --font_split train
 render --out ./dataset/words_s24 --count 150000 --seed 24 --font_split train
 render --out ./dataset/words_s25 --count 120000 --seed 25 --font_split train
 render --out ./dataset/words_s26 --count 100000 --seed 26 --font_split train
 render --out ./dataset/words_s27 --count 140000 --seed 27 --font_split train
+render --out ./dataset/words_s28 --count 120000 --seed 28 --font_split train
+render --out ./dataset/words_s29 --count 120000 --seed 29 --font_split train
 render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
 render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
 
