@@ -11,7 +11,7 @@ WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'  # beside the scripts,
 ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
 # The first two are for the published protocol, words reduced to 32x8; the last for small pictures as they come.
 GENERATOR_PATHS = {name: str(WEIGHTS / f'{name}.pth') for name in ('srgan', 'textsr_32x8', 'textsr')}
-BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy is half a point lower on real_val and saves a sixth of the time
+BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy reads 0.3 points less on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
 # limits word by word, from a sweep on validation words (docs/results.md).
