@@ -44,6 +44,17 @@ def test_weights_are_averaged(checkpoint, tmp_path, capsys):
             main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), share])
 
 
+def test_the_average_with_bicubic_interpolation(checkpoint, tmp_path, capsys):
+    out, picture = str(tmp_path / 'out.pth'), torch.rand(1, 3, 8, 8)
+    assert main([str(checkpoint), out, '--average', 'bicubic', '0.25', '--float32']) == 0
+    before, after = load_generator(checkpoint), load_generator(out)
+    with torch.no_grad():
+        torch.testing.assert_close(after(picture), 0.75 * before(picture) + 0.25 * before.base(picture))
+    save_checkpoint(tmp_path / 'reader.pth', {'arch': 'aster', 'recognizer': {'weight': torch.ones(1)}})
+    assert main([str(tmp_path / 'reader.pth'), out, '--average', 'bicubic', '0.25']) == 2
+    assert 'no generator' in capsys.readouterr().err
+
+
 def test_batch_norm_is_folded_before_averaging(checkpoint, tmp_path):
     torch.manual_seed(0)
     other = Generator(4, 1, 4, batch_norm=True)

@@ -10,6 +10,10 @@ A run that went on from other weights can be averaged with them, which often kee
 
 Of a generator trained with an adversarial loss and the one it began with, the average lies between the two in PSNR too
 (Wang et al., ESRGAN, 2018, arXiv 1809.00219). Where one of two generators has batch norm, it is folded first.
+
+    python3 -m utils.export_weights logs/last.pth weights/textsr.pth --average bicubic 0.15
+
+makes the residual over bicubic interpolation 0.15 smaller, for a generator that sharpens too much.
 """
 import argparse
 import os
@@ -21,6 +25,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.checkpoint import load_checkpoint, save_weights
+from lib.inference.files import BICUBIC
 from lib.models.generator import adapt, generator_from_state_dict
 from lib.runtime.console import run_command
 
@@ -33,7 +38,8 @@ def parse_args(argv=None):
     parser.add_argument('--network', choices=['generator', 'recognizer'],
                         help='none: the recognizer of --arch aster, else the generator')
     parser.add_argument('--average', nargs=2, metavar=('FILE', 'SHARE'),
-                        help='average with the weights in FILE, which have this share, 0 to 1')
+                        help='average with the weights in FILE, which have this share, 0 to 1; bicubic: with bicubic '
+                             'interpolation')
     parser.add_argument('--float32', action='store_true', help='keep full precision (default: float16, half the size)')
     args = parser.parse_args(argv)
     if args.average:
@@ -55,6 +61,13 @@ def average(weights, others, share):
             for name, value in weights.items()}
 
 
+def towards_bicubic(weights, share):
+    """A generator's state dict with a residual over bicubic interpolation that is (1 - share) times as large."""
+    if 'tail.weight' not in weights:
+        raise ValueError('no generator')
+    return {name: value.float() * (1 - share) if name.startswith('tail.') else value for name, value in weights.items()}
+
+
 def without_batch_norm(weights):
     """A generator's state dict with batch norm folded into the convolutions."""
     generator = generator_from_state_dict(weights)
@@ -64,8 +77,8 @@ def without_batch_norm(weights):
 def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
     """The content of the exported file; ValueError that names the network where the checkpoint has none.
 
-    other: a checkpoint whose network, which has this share, the weights are averaged with. The spline of the
-    rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
+    other: a checkpoint whose network, which has this share, the weights are averaged with, or BICUBIC. The spline of
+    the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """
     trained = 'recognizer' if checkpoint.get('arch') == 'aster' else 'generator'
     network = network or trained
@@ -74,7 +87,9 @@ def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
         names = list(map(str, checkpoint))
         raise ValueError(f'no {network} of main.py in it; it holds {", ".join(names[:6])}'
                          + (f' and {len(names) - 6} more' if len(names) > 6 else ''))
-    if other is not None:
+    if other == BICUBIC:
+        weights = towards_bicubic(weights, share)
+    elif other is not None:
         others = export(other, network)['state_dict']
         if network == 'generator' and set(weights) != set(others):
             weights, others = map(without_batch_norm, (weights, others))
@@ -91,7 +106,7 @@ def main(argv=None):
     path, share = args.average or (None, 0.0)
     try:
         content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16,
-                         load_checkpoint(path) if path else None, share)
+                         path if path in (None, BICUBIC) else load_checkpoint(path), share)
         save_weights(args.output, **content)
     except ValueError as error:
         files = f'{args.checkpoint}, --average {path}' if path else args.checkpoint
