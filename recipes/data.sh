@@ -3,7 +3,7 @@
 #
 # Needs, as folders of images with a gt.txt in ./real, the training sets of IIIT5K, SVT, ICDAR 2015 and ICDAR 2003,
 # the high-resolution pictures of TextZoom's train2, words of COCO-Text, of born-digital pictures (ICDAR 2013), of
-# WildReceipt and of SROIE, and the test sets, whose words are kept out.
+# WildReceipt and of SROIE, and the five test sets below, whose words are kept out.
 # Fonts and photographs come from Debian; without them the renderer takes what the machine has:
 #   xargs apt-get install -y --no-install-recommends plasma-workspace-wallpapers lomiri-wallpapers-16.04 \
 #     lomiri-wallpapers-20.04 < lib/wordsets/rendering/font_packages.txt

@@ -93,7 +93,7 @@ def test_known_characters_go_on_where_they_were(tiny_aster):
     images = 2 * torch.rand(2, 3, 64, 256) - 1
     targets = [encode_labels(['12', '0'], vocabulary) for vocabulary in (known, digits)]
     with torch.no_grad():
-        assert torch.allclose(new.logits(images, targets[1]), old.logits(images, targets[0])[:, :, rows], atol=1e-5)
+        assert torch.allclose(new(images, targets[1]), old(images, targets[0])[:, :, rows], atol=1e-5)
         assert new.decode(images)[0].max() < len(digits)
     assert digits.same(digits.decode(digits.encode('120')), '120')
 

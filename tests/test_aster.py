@@ -20,15 +20,6 @@ SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 
 EOS = 94
 
 
-@pytest.fixture(autouse=True, scope='module')
-def one_thread():
-    """Small operators are slower on many threads, many times so on a machine that is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # ---------------------------------------------------------------- golden values of a reference implementation
 
 def golden_value(name, tensor):
@@ -106,7 +97,7 @@ def test_golden_logits_loss_and_gradient(model, golden):
     images = golden['images'].float().requires_grad_()
     targets, lengths = golden['targets'].long(), golden['lengths']
     targets = targets[:, :lengths.max()]
-    logits = model.logits(images, targets)
+    logits = model(images, targets)
     close(logits[:, :, ::7], golden['logits'], 0.05)  # of up to 70
 
     used = torch.arange(targets.shape[1]) < lengths[:, None]
@@ -194,9 +185,9 @@ def test_frozen_recognizer_passes_gradients_and_does_not_change():
     targets = torch.randint(36, (2, 4))
 
     parent.eval()
-    expected = parent.recognizer.logits(images, targets)
+    expected = parent.recognizer(images, targets)
     parent.train()
-    logits = parent.recognizer.logits(images * parent.scale, targets)
+    logits = parent.recognizer(images * parent.scale, targets)
     assert torch.equal(logits, expected)
     logits.square().sum().backward()
     assert parent.scale.grad.abs().item() > 0
@@ -214,7 +205,7 @@ def test_a_frozen_recognizer_folds_its_batch_norm_once(monkeypatch):
     model.encode(images)  # statistics of its own
     expected = model.eval().encode(images)
     model.freeze()
-    monkeypatch.setattr('lib.models.aster.conv_bn.folded', None)
+    monkeypatch.setattr('lib.models.conv_bn.folded', None)
     close(model.encode(images), expected, 1e-4)
     close(model.to(torch.float64).float().encode(images), expected, 1e-4)  # moved with the network
 
@@ -260,7 +251,7 @@ def test_training_reaches_every_parameter_and_the_statistics():
     nn.init.normal_(model.stn_head.stn_fc2.weight, std=0.01)  # starts at 0, which holds back what lies before it
     mean = model.encoder.layer0[1].running_mean.clone()
     targets = torch.tensor([[1, 2, 36], [3, 36, 37]])
-    logits = model.logits(torch.rand(2, 3, 64, 256) * 2 - 1, targets)
+    logits = model(torch.rand(2, 3, 64, 256) * 2 - 1, targets)
     F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not torch.equal(mean, model.encoder.layer0[1].running_mean)
@@ -269,9 +260,9 @@ def test_training_reaches_every_parameter_and_the_statistics():
 @torch.no_grad()
 def test_half_precision_is_for_the_convolutions_of_the_encoder_alone(model, golden):
     images, targets = golden['images'][:2].float(), golden['targets'][:2, :12]
-    plain = model.rectify(images), model.encode(images), model.logits(images, targets)
+    plain = model.rectify(images), model.encode(images), model(images, targets)
     with torch.autocast('cpu', torch.bfloat16):
-        half = model.rectify(images), model.encode(images), model.logits(images, targets)
+        half = model.rectify(images), model.encode(images), model(images, targets)
         read = [model.decode(images, width, max_len=4) for width in (1, 3)]
     assert [tensor.dtype for tensor in half] == [torch.float32] * 3
     assert torch.equal(half[0], plain[0])
@@ -295,7 +286,7 @@ def assert_same_reader(one, other):
     images = torch.rand(2, 3, 64, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     targets = torch.tensor([[1, 2, 3], [4, 5, 6]])
     with torch.no_grad():
-        close(other.freeze().logits(images, targets), one.freeze().logits(images, targets), 1e-5)
+        close(other.freeze()(images, targets), one.freeze()(images, targets), 1e-5)
 
 
 @pytest.mark.parametrize('changes', [{}, {'num_classes': 65}, {'width': 2, 'lstm_dim': 10, 'control_points': 12},
@@ -311,9 +302,9 @@ def test_switched_off_parts_leave_no_entries():
     assert not [name for name in names if name.startswith(('stn_head.', 'tps.', 'encoder.rnn.'))]
 
 
-def test_module_prefix_and_half_precision():
+def test_half_precision():
     model = Aster(**SMALL)
-    state = {f'module.{name}': value.half() if value.is_floating_point() else value
+    state = {name: value.half() if value.is_floating_point() else value
              for name, value in model.state_dict().items()}
     loaded = aster_from_state_dict(state)
     assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32, torch.int64}

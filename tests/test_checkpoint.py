@@ -9,10 +9,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers import TINY_ASTER
 
 from lib import checkpoint
-from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint, written_beside
+from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
+from lib.models.aster import Aster
 from lib.models.generator import Generator
+from lib.runtime.files import written_beside
 
 
 def content(number=1.0):
@@ -230,3 +233,9 @@ def test_other_weights_are_named(tmp_path, load, wrong):
     with pytest.raises(ValueError, match='other.pth: not the state dict of') as caught:
         load(tmp_path / 'other.pth')
     assert '\n' not in str(caught.value)
+
+
+def test_a_recognizer_of_unknown_classes_is_named(tmp_path):
+    save_checkpoint(tmp_path / 'other.pth', Aster(**{**TINY_ASTER, 'num_classes': 50}).state_dict())
+    with pytest.raises(ValueError, match='other.pth: no vocabulary has 50 classes'):
+        load_aster(tmp_path / 'other.pth')

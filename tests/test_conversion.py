@@ -6,7 +6,7 @@ from PIL import Image
 
 from lib.inference import boxes
 from lib.inference.conversion import Converter
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.vocabulary import Vocabulary
 
 
@@ -16,7 +16,7 @@ def test_a_zoom_means_pixels_of_the_original(tmp_path, size):
     image.paste('red', (20, 10, 40, 30))
     image.save(tmp_path / 'a.png')
     corners = boxes.polygon([20, 10, 20, 20])
-    converter = Converter({'bicubic': Enlarger(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=size,
+    converter = Converter({'bicubic': Method(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=size,
                           words_of=lambda *_: [corners])
     job = converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))
     cut = np.asarray(boxes.cut(job.hr, job.words['20,10,20,20'])).astype(int)

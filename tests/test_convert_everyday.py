@@ -56,6 +56,14 @@ def files(path):
     return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())
 
 
+@pytest.mark.parametrize(('scale', 'methods'), [('2', ['bicubic', 'textsr']), ('4', ['bicubic', 'srgan', 'textsr'])])
+def test_measuring_takes_the_shipped_generators_of_the_scale(scale, methods, tmp_path):
+    Image.effect_noise((64, 32), 60).save(tmp_path / 'word.png')
+    assert convert.main(['-i', str(tmp_path / 'word.png'), '-o', str(tmp_path / 'out'), '--ds_scale', scale,
+                         '--no_read', '--no_compare']) == 0
+    assert sorted(path.parent.name for path in (tmp_path / 'out').glob('*/word.png')) == methods
+
+
 def test_a_picture_from_a_folder_with_a_blank_in_its_name(tmp_path):
     folder = tmp_path / 'my pictures'
     folder.mkdir()

@@ -17,6 +17,7 @@ import main
 from lib import build, trainers
 from lib.checkpoint import load_checkpoint, load_generator
 from lib.runtime import distributed
+from lib.runtime.device import pick_amp, pick_device
 
 SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
          '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']
@@ -264,7 +265,7 @@ def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     if local_rank:
         monkeypatch.setenv('LOCAL_RANK', local_rank)
-    assert str(distributed.pick_device(name)) == expected
+    assert str(pick_device(name)) == expected
     assert chosen == ([expected] if ':' in expected else [])
 
 
@@ -273,10 +274,10 @@ def test_mixed_precision_where_the_device_has_units_for_it(has_units, monkeypatc
     monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_units, raising=False)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0) if has_units else (7, 5))
     for device in map(torch.device, ('cpu', 'cuda:0')):
-        assert distributed.pick_amp('auto', device) == ('bf16' if has_units else 'off')
-        assert [distributed.pick_amp(name, device) for name in ('off', 'bf16', 'fp16')] == ['off', 'bf16', 'fp16']
+        assert pick_amp('auto', device) == ('bf16' if has_units else 'off')
+        assert [pick_amp(name, device) for name in ('off', 'bf16', 'fp16')] == ['off', 'bf16', 'fp16']
 
 
 def test_mixed_precision_of_a_torch_that_cannot_tell(monkeypatch):
     monkeypatch.delattr(torch.cpu, '_is_avx512_bf16_supported', raising=False)
-    assert distributed.pick_amp('auto', torch.device('cpu')) == 'off'
+    assert pick_amp('auto', torch.device('cpu')) == 'off'

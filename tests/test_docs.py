@@ -110,6 +110,8 @@ def test_published_commands_run(tmp_path, tiny_lmdb, tiny_aster, monkeypatch, ca
 
     recognizer = f'--aster_path={tiny_aster}'
     small = ['--blocks=1', '--maps=8', '--disc_maps=2', '--batch_size=2', '--workers=0', recognizer]
+    args = options.parse_args(shlex.split(TRAIN)[2:])
+    assert (args.arch, args.ds_scale, args.blocks, args.lr_sizes) == ('textsr', 4, 16, [(8, 32)])
     assert main.main([*shlex.split(TRAIN)[2:], *small]) == 0
     assert len(Path('logs_2019/log.txt').read_text().splitlines()) == 10
 

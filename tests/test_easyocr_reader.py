@@ -11,7 +11,7 @@ import main
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.easyocr_reader import easyocr_reader
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.inference.evaluators import evaluate
 from lib.vocabulary import Vocabulary
 
@@ -38,7 +38,7 @@ def test_pictures_are_read_at_their_own_size(reader):
     records = [Record(str(size), 'x'.join(map(str, size)), Image.new('RGB', size), None, None) for size in sizes]
     samples = EvalSamples(records, [(8, 32)], 4, below=(32, 64), prepare=reader.prepare)
     readings, _ = evaluate(DataLoader(samples, 2, collate_fn=collate, num_workers=1), 'set', reader, Vocabulary(),
-                           {'bicubic': Enlarger(scale=4)}, 'cpu', below=(32, 64))
+                           {'bicubic': Method(scale=4)}, 'cpu', below=(32, 64))
     strings = {(r.lr_size, r.index): r.string for r in readings}
     assert strings == {('original', 0): '100x40', ('original', 1): '30x20',
                        ('32x8', 0): '128x32', ('32x8', 1): '128x32',

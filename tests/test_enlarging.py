@@ -5,17 +5,15 @@ import torch
 
 from lib.imaging import quantize, resize, to_tensor
 from lib.inference import enlarging
-from lib.inference.enlarging import Enlarger, Tile, Workers, receptive_radius, spans, tile_batches
+from lib.inference.enlarging import Method, Tile, Workers, receptive_radius, spans, tile_batches
 from lib.models.generator import Generator
-from lib.runtime.distributed import autocast
+from lib.runtime.device import autocast
 
 
 def random_generator(scale=4, blocks=2, maps=8, seed=0):
-    """A generator in eval mode whose batch norm has seen data and whose layers add a good deal to the image."""
+    """A generator in eval mode whose layers add a good deal to the image."""
     torch.manual_seed(seed)
     generator = Generator(scale, blocks, maps)
-    for _ in range(3):
-        generator(torch.rand(4, 3, 12, 20))
     with torch.no_grad():
         detail = generator.eval().detail(torch.rand(4, 3, 12, 20))
         generator.tail.weight.mul_(0.2 / detail.std())
@@ -68,21 +66,21 @@ def difference(enlarger, images, amp='off', **how):
 @pytest.mark.parametrize('scale', [2, 4])
 @pytest.mark.parametrize('size', [(70, 61), (1, 90), (83, 2)])
 def test_tiles_equal_the_whole_image(scale, size):
-    enlarger, image = Enlarger(random_generator(scale)), torch.rand(3, *size)
+    enlarger, image = Method(random_generator(scale)), torch.rand(3, *size)
     assert difference(enlarger, [image], tile=16) <= 1.01
-    assert difference(Enlarger(scale=scale), [image], tile=5) <= 1.01
+    assert difference(Method(scale=scale), [image], tile=5) <= 1.01
 
 
 def test_tiles_without_the_overlap_show_seams(monkeypatch):
     monkeypatch.setattr(enlarging, 'receptive_radius', lambda generator: 2)
-    assert difference(Enlarger(random_generator()), [torch.rand(3, 70, 61)], tile=16) > 2
+    assert difference(Method(random_generator()), [torch.rand(3, 70, 61)], tile=16) > 2
 
 
 def test_no_tile_is_larger_than_asked_for():
     generator, sizes = random_generator(), []
     radius = receptive_radius(generator)
     generator.head.register_forward_hook(lambda _module, args, _output: sizes.append(args[0].shape[2:]))
-    (_, picture), = Enlarger(generator).pictures([torch.rand(3, 150, 130)], tile=32)
+    (_, picture), = Method(generator).pictures([torch.rand(3, 150, 130)], tile=32)
     assert picture.size == (520, 600) and len(sizes) > 1
     assert max(max(size) for size in sizes) <= 32 + 2 * radius
 
@@ -90,7 +88,7 @@ def test_no_tile_is_larger_than_asked_for():
 @pytest.mark.parametrize('scale', [2, 4])
 @pytest.mark.parametrize('threads', [1, 2])
 def test_a_batch_of_different_sizes_equals_one_by_one(scale, threads):
-    enlarger = Enlarger(random_generator(scale))
+    enlarger = Method(random_generator(scale))
     sizes = [(8, 32), (5, 9), (8, 31), (1, 1), (20, 3), (8, 32)] * 3
     images = [torch.rand(3, *size) for size in sizes]
     assert difference(enlarger, images, workers=Workers(threads)) <= 1.01
@@ -98,7 +96,7 @@ def test_a_batch_of_different_sizes_equals_one_by_one(scale, threads):
 
 
 def test_between_two_pictures_the_generator_is_free_for_other_work():
-    enlarger, images = Enlarger(random_generator()), [torch.rand(3, *size) for size in ((8, 32), (8, 30), (60, 60))]
+    enlarger, images = Method(random_generator()), [torch.rand(3, *size) for size in ((8, 32), (8, 30), (60, 60))]
     other = torch.rand(1, 3, 9, 33)
     expected = enlarger(other)
     for _ in enlarger.pictures(images):
@@ -125,7 +123,7 @@ def test_images_small_and_large_come_out_as_alone(amp):
     generator, precisions = random_generator(), set()
     generator.head[0].register_forward_hook(lambda _module, _args, features: precisions.add(features.dtype))
     images = [torch.rand(3, 8, 20), torch.rand(3, 60, 26), torch.rand(3, 7, 19)]
-    assert difference(Enlarger(generator, amp=amp), images, amp, tile=24) <= 1.01
+    assert difference(Method(generator, amp=amp), images, amp, tile=24) <= 1.01
     assert precisions == {torch.bfloat16 if amp == 'bf16' else torch.float32}, 'small and large ones alike'
 
 
@@ -133,9 +131,9 @@ def test_a_batch_goes_in_parts_on_a_cpu(monkeypatch):
     generator, images, parts = Generator(4, 1, 4), torch.rand(7, 3, 4, 5), []
     generator.head.register_forward_hook(lambda _module, _args, features: parts.append(len(features)))
     monkeypatch.setattr(enlarging, 'CPU_PIXELS', 60)
-    enlarged = Enlarger(generator)(images)
+    enlarged = Method(generator)(images)
     assert parts == [3, 3, 1] and torch.allclose(enlarged, generator(images), atol=1e-5)
-    assert torch.equal(Enlarger(scale=4)(images), resize(images, (16, 20)))
+    assert torch.equal(Method(scale=4)(images), resize(images, (16, 20)))
 
 
 def test_failed_work_ends_the_work_beside_it():

@@ -12,7 +12,7 @@ from lib.build import build_methods
 from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.inference.evaluators import aster_reader, compare_words, evaluate
 from lib.models.aster import Aster
 from lib.models.generator import Generator
@@ -46,7 +46,7 @@ RECORDS = [record('a', 2), record('b', 7, (40, 20)), Record('c', 'x', None, None
 
 def run(**options):
     samples = EvalSamples(RECORDS, [SIZE], 4, below=options.get('below'))
-    methods = {'bicubic': Enlarger(scale=4), 'black': lambda lr: Enlarger(scale=4)(lr) * 0}
+    methods = {'bicubic': Method(scale=4), 'black': lambda lr: Method(scale=4)(lr) * 0}
     loader = DataLoader(samples, 2, collate_fn=collate)
     return evaluate(loader, 'set', aster_reader(BrightnessReader(), VOCABULARY), VOCABULARY, methods, 'cpu', **options)
 
@@ -76,7 +76,7 @@ def test_second_protocol_enlarges_small_pictures_only():
 
 
 def test_pictures_of_words():
-    samples, methods, recognizer = EvalSamples(RECORDS, [SIZE]), {'bicubic': Enlarger(scale=4)}, BrightnessReader()
+    samples, methods, recognizer = EvalSamples(RECORDS, [SIZE]), {'bicubic': Method(scale=4)}, BrightnessReader()
     sheet = compare_words(samples, aster_reader(recognizer, VOCABULARY, 3), VOCABULARY, methods, 'cpu', SIZE)
     assert recognizer.beam_widths == {3}
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64

@@ -116,12 +116,10 @@ def test_other_scales_are_refused():
         Generator(3)
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.'])
 @pytest.mark.parametrize('original', [False, True])
-def test_rebuilt_from_its_weights(prefix, original):
+def test_rebuilt_from_its_weights(original):
     generator = Generator(2, 3, 8, batch_norm=original).eval()
-    weights = {prefix + name: value for name, value in generator.state_dict().items()}
-    rebuilt = generator_from_state_dict(weights).eval()
+    rebuilt = generator_from_state_dict(generator.state_dict()).eval()
     assert (rebuilt.scale, rebuilt.blocks, rebuilt.maps) == (2, 3, 8)
     images = torch.rand(1, 3, 4, 6)
     assert torch.equal(rebuilt(images), generator(images))

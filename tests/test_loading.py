@@ -55,6 +55,12 @@ def test_room_is_what_the_system_says(monkeypatch):
     assert loading.room_for(free)
 
 
+def test_workers_on_a_system_without_their_signal(monkeypatch):
+    """Windows."""
+    monkeypatch.delattr(signal, 'SIGCHLD')
+    assert [batch.tolist() for batch in batches(DataLoader(torch.arange(4), 2, num_workers=1))] == [[0, 1], [2, 3]]
+
+
 class Ending(torch.utils.data.Dataset):
     """Its second sample ends the process that reads it."""
 

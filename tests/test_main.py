@@ -173,6 +173,15 @@ def test_flags_are_answered_before_the_slow_imports(command, flag, tmp_path):
     assert done.returncode == 2 and flag in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(('scale', 'methods'), [('2', ['bicubic', 'textsr_x2']),
+                                                ('4', ['bicubic', 'srgan', 'textsr_32x8', 'textsr'])])
+def test_a_test_takes_the_shipped_generators_of_the_scale(scale, methods, flags, tmp_path, tiny_lmdb):
+    assert main.main([*flags, '--test', '--ds_scale', scale, '--test_data_dir', tiny_lmdb(), '--logs_dir',
+                      str(tmp_path / 'out')]) == 0
+    rows = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert [row['method'] for row in rows if row['method'] != 'none'] == methods
+
+
 def test_testing_from_another_folder_with_the_default_recognizer(tmp_path, tiny_lmdb):
     flags = ['--test', '--methods', 'bicubic', '--test_data_dir', tiny_lmdb(), '--workers', '0']
     done = start('main.py', tmp_path, *flags, missing=['torchvision'])  # which is for the VGG loss alone

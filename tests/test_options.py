@@ -291,12 +291,6 @@ def test_status_of_the_command_itself(capsys, monkeypatch):
     assert capsys.readouterr().err == 'main.py: --height 30: not divisible by --ds_scale 4\n'
 
 
-def test_the_published_command_trains_textsr():
-    args = parse_args(['--train_data_dir=./dataset/syn800k_hr', '--val_data_dir=./dataset/ic15_1811', '--width=128',
-                       '--height=32', '--epochs=10', '--logs_dir=./logs_2019'])
-    assert (args.arch, args.ds_scale, args.blocks, args.lr_sizes) == ('textsr', 4, 16, [(8, 32)])
-
-
 def test_the_limit_of_the_recognition_loss_is_that_of_its_flag(run, tmp_path):
     gradients = []
     for clip in (0, 1e-9):

@@ -11,7 +11,6 @@ import contextlib
 import io
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,8 +38,8 @@ from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
 from lib.options import ASTER_PATH
 from lib.options import parse_args as training_flags
-from lib.runtime import distributed
 from lib.runtime.console import run_command
+from lib.runtime.device import autocast, pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share')
@@ -58,7 +57,7 @@ def parse_args(argv=None):
     parser.add_argument('--blocks', type=int, default=5, help='residual blocks of the generator that is trained')
     parser.add_argument('--beam_width', type=int, default=5, help='beams of the reading')
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='numbers of data workers to try')
-    parser.add_argument('--threads', type=int, default=1, help='threads of torch on a CPU')
+    parser.add_argument('--threads', type=int, default=1, help='threads of torch on a CPU; conversion takes all cores')
     parser.add_argument('--aster_path', default=ASTER_PATH, help='recognizer')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1, ...')
     args = parser.parse_args(argv)
@@ -83,6 +82,7 @@ def peak_memory(device, reset=False):
             Path('/proc/self/clear_refs').write_text('5')
         line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
         return int(line.split()[1]) / 2 ** 10
+    import resource  # which Windows lacks
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10
 
 
@@ -162,19 +162,19 @@ def reading(args, data_dir, device):
     def usual(width, amp):
         rows = []
         for batch in images.split(64):
-            with distributed.autocast(amp, device):
+            with autocast(amp, device):
                 columns = recognizer.encode(batch)
             rows += usual_search(recognizer, columns, width)
         return [vocabulary.decode(row) for row in rows]
 
     def ours(width, amp):
-        with distributed.autocast(amp, device):
+        with autocast(amp, device):
             return [vocabulary.decode(row) for batch in images.split(64)
                     for row in recognizer.decode(batch, width)[0].tolist()]
 
     widths = {'greedy': 1, f'beam {args.beam_width}': args.beam_width}
     precisions = {'': 'off'}
-    if distributed.pick_amp('auto', device) == 'bf16':
+    if pick_amp('auto', device) == 'bf16':
         precisions[', convolutions in bf16'] = 'bf16'
 
     variants = {'the encoder alone': lambda: [recognizer.encode(batch) for batch in images.split(64)]}
@@ -246,7 +246,7 @@ def train_step(args, data_dir, device):
     name = 'as usual: float32, channels first'
     variants = {name: lambda: usual_step(usual, batch), 'float32, channels last': lambda: ours.step(batch)}
     half = build_trainer(args, device, 'bf16')
-    chosen = distributed.pick_amp('auto', device) == 'bf16'  # what main.py does
+    chosen = pick_amp('auto', device) == 'bf16'  # what main.py does
     if chosen:
         variants['the same in bf16 autocast'] = lambda: half.step(batch)
     results = measure(variants, device, max(2, args.rounds))
@@ -260,7 +260,7 @@ def train_step(args, data_dir, device):
 
 def share(args, data_dir, device):
     """How the time of a training step is divided, in the precision that main.py chooses."""
-    amp = distributed.pick_amp('auto', device)
+    amp = pick_amp('auto', device)
     batch, trainer = training_batch(args, data_dir), build_trainer(args, device, amp)
     hr, lr = batch['hr'].to(device), batch['lr'].to(device)
     sr = hr.clone().requires_grad_()
@@ -286,7 +286,7 @@ def share(args, data_dir, device):
 
     results = measure({
         'generator': generator, 'discriminator': discriminator, 'recognizer': recognizer,
-        'optimizers': lambda: [update.optimizer.step() for update in trainer.optimizers.values()],
+        'optimizers': lambda: [step.optimizer.step() for step in trainer.optimizers.values()],
         'data, which workers make beside it': lambda: collate([samples[index, 0, 0] for index in range(len(hr))]),
     }, device, max(2, args.rounds))
     total = sum(elapsed for name, (_, elapsed, _) in results.items() if not name.startswith('data'))
@@ -358,7 +358,7 @@ def main(argv=None):
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     try:
-        device = distributed.pick_device(args.device)
+        device = pick_device(args.device)
         with tempfile.TemporaryDirectory() as folder:
             data_dir = args.data_dir or str(Path(folder, 'words'))
             if not args.data_dir:

@@ -25,9 +25,10 @@ from torch import nn
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import load_aster, load_generator, written_beside
+from lib.checkpoint import load_aster, load_generator
 from lib.imaging import RECOGNIZER_SIZE
 from lib.runtime.console import run_command
+from lib.runtime.files import written_beside
 from lib.vocabulary import vocabulary_of
 
 LOADERS = {'generator': load_generator, 'recognizer': load_aster}

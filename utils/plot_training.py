@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import written_beside
 from lib.inference.drawing import FRAMES, GREY, INK, PAPER, draw_text
 from lib.runtime.console import run_command
+from lib.runtime.files import written_beside
 
 WIDTH, HEIGHT, SMOOTH = 900, 480, 3  # pixels of the picture; drawn so many times as large and reduced
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 48  # margins

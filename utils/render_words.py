@@ -65,7 +65,7 @@ def render_record(index, setup):
     return label, styles.encode(image, rng)
 
 
-def share(setup):
+def set_up_worker(setup):
     """Store in this process what all records have in common."""
     global shared
     shared = setup
@@ -80,7 +80,7 @@ def render_all(setup, count, workers):
     """Yields (label, JPEG bytes) of records 0..count-1 in order."""
     bounds = ((start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
     workers = workers if workers > 1 else 0
-    with closing(in_order(render_chunk, bounds, workers, initializer=partial(share, setup))) as chunks:
+    with closing(in_order(render_chunk, bounds, workers, initializer=partial(set_up_worker, setup))) as chunks:
         yield from chain.from_iterable(chunks)
 
 

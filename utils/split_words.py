@@ -21,9 +21,9 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.runtime.console import run_command
+from lib.runtime.files import written_beside
 from lib.vocabulary import normalize
 from lib.wordsets.word_lists import find_image, open_list
 

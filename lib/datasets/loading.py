@@ -66,7 +66,7 @@ def batches(loader, waiting=contextlib.nullcontext):
     others = set(multiprocessing.active_children())
     iterator = iter(loader)
     workers = set(multiprocessing.active_children()) - others
-    if loader.num_workers and threading.current_thread() is threading.main_thread():
+    if hasattr(signal, 'SIGCHLD') and loader.num_workers and threading.current_thread() is threading.main_thread():
         # torch raises as soon as a worker ends, in the middle of a step; without that, when its batch is waited for
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:

@@ -5,9 +5,9 @@ from lib.checkpoint import load_aster, load_generator
 from lib.imaging import recognizer_input, to_tensor
 from lib.inference.conversion import Converter
 from lib.inference.detection import Detector
-from lib.inference.enlarging import Enlarger
+from lib.inference.enlarging import Method
 from lib.inference.evaluators import read_words
-from lib.runtime.distributed import pick_amp, pick_device
+from lib.runtime.device import pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
 
 
@@ -20,7 +20,7 @@ def load(flag, path, loader, device):
 
 
 def build_enlargers(args, device):
-    """{method: Enlarger}, all of one scale, and the Enlarger of --background, None without."""
+    """{method: Method}, all of one scale, and the Method of --background, None without."""
     paths = {**({args.background_name: args.background_path} if args.background else {}), **args.paths}
     flags = {name: f'--{name}_path' if path == getattr(args, f'{name}_path', None) else f'--methods {name}:'
              for name, path in paths.items()}
@@ -32,7 +32,7 @@ def build_enlargers(args, device):
             other = f'--ds_scale is {scale}' if args.ds_scale > 1 else f'the first method {scale} times'
             raise ValueError(f'{flags[name]} {paths[name]}: enlarges {scales[name]} times; {other}')
     amp = pick_amp(args.amp, device)
-    enlargers = {name: Enlarger(generators.get(name), scale, device, amp) for name in paths}
+    enlargers = {name: Method(generators.get(name), scale, device, amp) for name in paths}
     return {name: enlargers[name] for name in args.paths}, enlargers.get(args.background_name)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib.checkpoint import written_beside
 from lib.datasets.degradation import degrade
 from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
@@ -15,6 +14,7 @@ from lib.inference.enlarging import Workers
 from lib.inference.files import ORIGINAL, ORIGINALS
 from lib.metrics import measure
 from lib.runtime.console import printable
+from lib.runtime.files import written_beside
 from lib.vocabulary import Vocabulary
 
 TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name
@@ -78,21 +78,18 @@ class Version:
 
 
 def save(picture, path):
-    """Write a PNG beside its place and rename it; OSError names the path."""
-    try:
-        with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
-            picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
-    except OSError as error:
-        raise OSError(f'{printable(path)}: could not be written: {error.strerror or error}') from error
+    """Write a PNG; errors as those of `written_beside`."""
+    with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
+        picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
 
 
 @dataclass
 class Converter:
     """A conversion: `prepare` reads an image, `convert` processes a list of prepared ones to the end.
 
-    enlargers: {method: Enlarger}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
+    enlargers: {method: Method}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
     each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
-    Enlarger for photographs in which words are known: only these are enlarged by the methods, and put back into its
+    Method for photographs in which words are known: only these are enlarged by the methods, and put back into its
     enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's name
     and its RGB picture -> corners of its words, pixels.
     """

@@ -1,4 +1,4 @@
-"""Reading by EasyOCR, which is optional: a recognizer of another kind, a CRNN with CTC, that is in no loss here."""
+"""Reading by EasyOCR, which is optional: a recognizer of another kind, a CRNN with CTC, that no loss uses."""
 import math
 import os
 

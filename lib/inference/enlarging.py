@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from lib.imaging import resize, to_uint8
-from lib.runtime.distributed import autocast
+from lib.runtime.device import autocast
 
 TILE = 320  # side of a tile without its overlap, low-resolution pixels: bounds the memory, at little work done twice
 CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in the cache, larger batches are slower
@@ -96,10 +96,10 @@ class Workers:
         yield from map(function, items) if self.pool is None else self.pool.map(function, items)
 
 
-class Enlarger:
+class Method:
     """Enlarges `scale` times by a generator, or without one by bicubic interpolation.
 
-    generator: moved to the device and, at each use, into eval mode. amp: see `lib.runtime.distributed.autocast`.
+    generator: moved to the device and, at each use, into eval mode. amp: see `lib.runtime.device.autocast`.
     """
 
     def __init__(self, generator=None, scale=None, device='cpu', amp='off'):
@@ -111,7 +111,7 @@ class Enlarger:
 
     @torch.no_grad()
     def __call__(self, images):
-        """A batch (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w), not clamped."""
+        """A batch (N, 3, h, w) in [0, 1] -> (N, 3, scale h, scale w); a generator's output is not clamped."""
         height, width = images.shape[2:]
         if self.generator is None:
             return resize(images, (self.scale * height, self.scale * width))
@@ -201,7 +201,7 @@ class Enlarger:
     def _masking(self):
         """While entered, the input of each convolution is set to zero outside the images of the batch.
 
-        The generator may be in use elsewhere too: in a thread that has no batch of this Enlarger, nothing is done.
+        The generator may be in use elsewhere too: in a thread that has no batch of this Method, nothing is done.
         """
         def blank(features):
             masks = getattr(self._local, 'masks', None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
 from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, method_paths
-from lib.options import ASTER_PATH, BEAM_WIDTH, GENERATOR_PATHS, Parser
+from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS, Parser
 from lib.runtime.console import printable
 
 
@@ -19,7 +19,8 @@ def parse_args(argv=None):
     add('-o', '--out_path', metavar='PATH', help='folder for the results, or for one image NAME.png (default: '
         './enlarged, with --ds_scale: ./)')
     add('--methods', nargs='+', metavar='METHOD', help='bicubic, a file of weights/ such as srgan, textsr or '
-        'textsr_x2, or NAME=FILE; several get a folder each (default: textsr, with --ds_scale: bicubic srgan textsr)')
+        'textsr_x2, or NAME=FILE; several get a folder each (default: textsr; with --ds_scale: bicubic srgan '
+        'textsr, with 2: bicubic textsr)')
     add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
     add('--skip_existing', action='store_true', help='go on: leave out images whose results are there, and their '
         'figures where there are any')
@@ -41,9 +42,9 @@ def parse_args(argv=None):
     measure.add_argument('--labels', metavar='FILE', help='list of image names and their true strings, such as gt.txt, '
                          'to mark letters read wrongly and to print the word accuracy')
     more = parser.add_argument_group('networks')
-    more.add_argument('--srgan_path', default=GENERATOR_PATHS['srgan'], help='file of srgan (default: %(default)s)')
-    more.add_argument('--textsr_path', help='file of textsr (default: weights/textsr.pth; where '
-                      'images are reduced, weights/textsr_32x8.pth)')
+    more.add_argument('--srgan_path', help='file of srgan (default: weights/srgan.pth)')
+    more.add_argument('--textsr_path', help='file of textsr (default: weights/textsr.pth; where images are reduced '
+                      '4 times textsr_32x8.pth, 2 times textsr_x2.pth)')
     more.add_argument('--aster_path', default=ASTER_PATH, help='recognizer (default: %(default)s)')
     more.add_argument('--beam_width', type=int, default=BEAM_WIDTH,
                       help='beams of the reading; 1: greedy (default: %(default)s)')
@@ -88,9 +89,10 @@ def complete(args):
         if (getattr(args, name) or 0) % args.ds_scale:
             raise ValueError(f'--{name} {getattr(args, name)}: not divisible by --ds_scale {args.ds_scale}')
     reduced = args.ds_scale > 1
-    args.textsr_path = args.textsr_path or GENERATOR_PATHS['textsr_32x8' if reduced else 'textsr']
-    own = {'srgan': args.srgan_path, 'textsr': args.textsr_path}
-    args.paths = method_paths(args.methods or ([BICUBIC, *own] if measured else ['textsr']), own)
+    textsr = {1: 'textsr.pth', 2: 'textsr_x2.pth', 4: 'textsr_32x8.pth'}[args.ds_scale]
+    own = {'srgan': args.srgan_path or str(WEIGHTS / 'srgan.pth'), 'textsr': args.textsr_path or str(WEIGHTS / textsr)}
+    compared = [BICUBIC, 'textsr'] if args.ds_scale == 2 and not args.srgan_path else [BICUBIC, *own]
+    args.paths = method_paths(args.methods or (compared if measured else ['textsr']), own)
     if args.background is None and not measured:
         args.background = BICUBIC
     background = method_paths([args.background or BICUBIC], own, '--background')

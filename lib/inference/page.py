@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from lib.checkpoint import written_beside
 from lib.inference.conversion import TITLES
 from lib.inference.drawing import mark_letters
 from lib.inference.files import ORIGINAL, ORIGINALS
+from lib.runtime.files import written_beside
 
 TEMPLATE = Path(__file__).with_name('page.html')
 

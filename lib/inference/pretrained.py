@@ -68,7 +68,7 @@ class Enlarger(nn.Module):
             return self.enlarge([pictures])[0]
         images = [to_tensor(to_rgb(picture)) for picture in pictures]
         device = self.generator.tail.weight.device
-        results = dict(enlarging.Enlarger(self.generator, device=device).pictures(images, batch_size))
+        results = dict(enlarging.Method(self.generator, device=device).pictures(images, batch_size))
         return [results[index] for index in range(len(images))]
 
 

@@ -8,7 +8,6 @@ import os
 import zlib
 from pathlib import Path
 
-from lib.checkpoint import written_beside
 from lib.imaging import read_image
 from lib.inference.boxes import text_of
 from lib.inference.conversion import TITLES, Row, save
@@ -17,6 +16,7 @@ from lib.inference.files import BICUBIC, COMPARE, METRICS_JSON, METRICS_TSV, ORI
 from lib.inference.page import save_page
 from lib.inference.tables import method_table, summarize
 from lib.runtime.console import printable
+from lib.runtime.files import written_beside
 
 SHEET = 8  # words on a sheet, at most
 COLUMNS = ('image', 'result', 'method', 'label', 'string', 'right', 'score', 'psnr', 'ssim')

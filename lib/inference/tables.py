@@ -4,8 +4,8 @@ import math
 import statistics
 from pathlib import Path
 
-from lib.checkpoint import written_beside
 from lib.metrics import finite_mean
+from lib.runtime.files import written_beside
 
 COMBINED = 'combined'
 

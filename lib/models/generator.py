@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.models.aster.conv_bn import folded
+from lib.models.conv_bn import folded
 
 
 def conv_by_blocks(conv, x):
@@ -111,18 +111,17 @@ class Generator(nn.Module):
 def generator_from_state_dict(state_dict):
     """Build the generator a state dict belongs to (scale, blocks, maps and layers follow from it), load it strictly.
 
-    Half precision becomes float32, a `module.` prefix is dropped. ValueError, in one line, where it does not fit.
+    Half precision becomes float32. ValueError, in one line, where it does not fit.
     """
-    tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
-    if 'tail.weight' not in tensors:
-        raise ValueError(f'not the state dict of a generator: it has no tail.weight, but '
-                         f'{", ".join(map(str, list(tensors)[:3])) or "nothing"}{", ..." if len(tensors) > 3 else ""}')
+    if 'tail.weight' not in state_dict:
+        names = ', '.join(map(str, list(state_dict)[:3])) + (', ...' if len(state_dict) > 3 else '')
+        raise ValueError(f'not the state dict of a generator: it has no tail.weight, but {names or "nothing"}')
     try:
-        stages = {name.split('.')[1] for name in tensors if name.startswith('upsample.')}
-        blocks = {name.split('.')[1] for name in tensors if name.startswith('body.') and '.body.' in name}
-        model = Generator(2 ** len(stages), len(blocks), tensors['tail.weight'].shape[1],
-                          batch_norm=any(name.endswith('running_var') for name in tensors))
-        model.load_state_dict(tensors)
+        stages = {name.split('.')[1] for name in state_dict if name.startswith('upsample.')}
+        blocks = {name.split('.')[1] for name in state_dict if name.startswith('body.') and '.body.' in name}
+        model = Generator(2 ** len(stages), len(blocks), state_dict['tail.weight'].shape[1],
+                          batch_norm=any(name.endswith('running_var') for name in state_dict))
+        model.load_state_dict(state_dict)
     except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         misfit = ' '.join(str(error).split()).rpartition('Generator: ')[2][:200]  # after torch's own heading
         raise ValueError(f'not the state dict of a generator: {misfit}') from error

@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-from lib.checkpoint import written_beside
+from lib.runtime.files import written_beside
 
 
 class Events:

@@ -88,7 +88,7 @@ def crop_name(folder, inner, k):
 def write_beside(path, data):
     """Writes bytes to a file beside `path` and renames it, so that `path` is never half written.
 
-    Unlike `checkpoint.written_beside` the name beside it is always the same, so that the run after a killed one
+    Unlike `lib.runtime.files.written_beside` the name beside it is always the same, so that the run after a killed one
     replaces what that left.
     """
     with open(f'{path}.tmp', 'wb') as f:

@@ -4,10 +4,10 @@ from torch import nn
 
 from lib.imaging import resize_bilinear
 from lib.models.aster.attention_head import AttentionHead
-from lib.models.aster.conv_bn import keep_folded
 from lib.models.aster.resnet_aster import ResNetAster
 from lib.models.aster.stn_head import STNHead
 from lib.models.aster.tps import TPS
+from lib.models.conv_bn import keep_folded
 
 STN_SIZE = (32, 64)  # height, width of the localization network's input
 TEXT_SIZE = (32, 100)  # height, width of the encoder's input
@@ -18,9 +18,9 @@ class Aster(nn.Module):
 
     num_classes counts EOS, padding and unknown, the last three. alphabet: the characters of the others, a string, which
     the state dict then carries under that name; None: those of the vocabulary with as many classes.
-    Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls `logits`, reading calls `decode`; neither asks
-    `self.training`. Under autocast the encoder's convolutions alone are in half precision: it would move the points of
-    the rectification by fractions of a pixel, and add up over the steps of the recurrences.
+    Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls the module itself or `columns_and_logits`, reading
+    calls `decode`; neither asks `self.training`. Under autocast the encoder's convolutions alone are in half precision:
+    it would move the points of the rectification by fractions of a pixel, and add up over the steps of the recurrences.
     """
 
     def __init__(self, num_classes=97, width=32, decoder_dim=512, attention_dim=512, use_stn=True, use_lstm=True,
@@ -56,7 +56,7 @@ class Aster(nn.Module):
         """Columns of features, left to right: (N, 25, C)."""
         return self.encoder(self.rectify(images))
 
-    def logits(self, images, targets):
+    def forward(self, images, targets):
         """Teacher-forced logits (N, T, num_classes) of the target ids (N, T), int64, EOS included by the caller.
 
         The start symbol is put in front here. T steps are computed: bound it by the longest label of the batch.
@@ -64,12 +64,10 @@ class Aster(nn.Module):
         return self.columns_and_logits(images, targets)[1]
 
     def columns_and_logits(self, images, targets):
-        """What `encode` and `logits` give, from one pass."""
+        """What `encode` and `forward` give, from one pass."""
         columns = self.encode(images)
         with torch.autocast(images.device.type, enabled=False):
             return columns, self.decoder(columns, targets)
-
-    forward = logits  # what DistributedDataParallel calls
 
     @torch.no_grad()
     def decode(self, images, beam_width=1, max_len=100):
@@ -199,10 +197,10 @@ def aster_from_state_dict(state_dict):
     """Build the recognizer a state dict belongs to, of whatever width, and load it strictly; in train mode, on the CPU.
 
     The architecture follows from names and shapes: no `stn_head.*` and `tps.*` means no STN, no `encoder.rnn.*` no
-    LSTM. A `module.` prefix is dropped, half precision becomes float32. Where the state dict does not fit: ValueError,
-    in one line, with the first offending names and shapes.
+    LSTM. Half precision becomes float32. Where the state dict does not fit: ValueError, in one line, with the first
+    offending names and shapes.
     """
-    tensors = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    tensors = dict(state_dict)  # loading takes the alphabet out of it
     shapes = {name: tuple(getattr(value, 'shape', ())) for name, value in tensors.items()}
     alphabet = alphabet_of(tensors.get('alphabet'))
     model = Aster(**infer_sizes(shapes), alphabet=alphabet)

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from lib.models.aster.conv_bn import conv_bn, fastest_layout
+from lib.models.conv_bn import conv_bn, fastest_layout
 
 BLOCKS = (3, 4, 6, 6, 3)
 STRIDES = ((2, 2), (2, 2), (2, 1), (2, 1), (2, 1))  # height shrinks 32 -> 1, width 100 -> 25

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from lib.models.aster.conv_bn import conv_bn, fastest_layout
+from lib.models.conv_bn import conv_bn, fastest_layout
 
 
 def border_points(count, margin_x, margin_y):

@@ -1,0 +1,37 @@
+"""Files that are written whole or not at all."""
+import contextlib
+import os
+from pathlib import Path
+
+from lib.runtime.console import printable
+from lib.runtime.system import sync_folder
+
+
+@contextlib.contextmanager
+def written_beside(path, flush=True):
+    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, otherwise removed.
+
+    flush: wait until the file is on the disk, to survive a power cut; False for files that are quickly made again.
+    OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if flush:
+            _flush(partial)
+        os.replace(partial, path)
+        if flush:
+            sync_folder(path.parent)  # the renaming has to survive too
+    except OSError as error:
+        kept = '; the file that was there is untouched' if path.is_file() else ''
+        raise OSError(f'{printable(path)}: could not be written ({error.strerror or error}){kept}') from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _flush(path):
+    with open(path, 'rb+') as file:
+        os.fsync(file.fileno())
