@@ -29,7 +29,7 @@ from lib.trainers import NonFiniteLoss
 
 def main(argv=None):
     """Run; returns the exit status: 0, 1 where nothing came out, 2 for bad input, 130 or 143 after a signal."""
-    args = parse_args(argv)
+    args, together = parse_args(argv), False
     try:
         device = pick_device(args.device)
         distributed.setup(device)
@@ -48,6 +48,7 @@ def main(argv=None):
             torch.backends.cudnn.benchmark = False
             below = (args.blur_h, args.blur_w) if args.single_test else None
             engine.test(evaluation, args.test_sets, args.lr_sizes, methods, args.logs_dir, below)
+        together = True
         return 0
     except (NonFiniteLoss, engine.NoReadableSamples, DataWorkerDied) as error:
         print(f'main.py: {error}', file=sys.stderr)
@@ -55,13 +56,14 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
-    except Interrupted as stop:
+    except Interrupted as stop:  # of all processes at the same step
+        together = True
         print(f'main.py: {stop}; go on with --resume', file=sys.stderr)
         return stop.exit_status
     except KeyboardInterrupt:
         return 130
     finally:
-        distributed.shutdown()
+        distributed.shutdown(together)
         for worker in multiprocessing.active_children():
             worker.kill()  # one that is stuck would be waited for at the end
 

@@ -1,4 +1,5 @@
 """Networks, trainer, data and methods from the flags of main.py."""
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -130,6 +131,9 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
         scaler = loss_scaler(args.amp, device)
         return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
+    if args.compile:  # the discriminator's graph is gone through twice, the second time with buffers of the first
+        with contextlib.suppress(AttributeError):  # before torch 2.6
+            torch._functorch.config.donated_buffer = False
     if args.arch == 'aster':
         recognizer.decoder.teacher_dropout = args.teacher_dropout
         recognizer = distributed.wrap(recognizer.to(memory_format=torch.channels_last), device, args.sync_bn)

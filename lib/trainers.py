@@ -1,10 +1,11 @@
 """One training step of the two kinds of run: super-resolution with its losses, and the recognizer alone."""
+import copy
 import math
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
@@ -119,8 +120,9 @@ class Trainer:
 
     def __init__(self, networks, optimizers, device, amp='off', ema=0.0):
         self.networks, self.optimizers, self.device, self.amp = networks, optimizers, device, amp
-        self.averages = {name: moving_average(unwrap(network), ema) for name, network in networks.items()
+        self.averages = {name: frozen_copy(unwrap(network)) for name, network in networks.items()
                          if ema and name != 'discriminator'}
+        self.move_averages = get_ema_multi_avg_fn(ema)
 
     def autocast(self):
         return autocast(self.amp, self.device)
@@ -137,12 +139,12 @@ class Trainer:
 
     def network(self, name):
         """The network to validate and to use afterwards: its moving average where there is one, unwrapped."""
-        return self.averages[name].module if name in self.averages else unwrap(self.networks[name])
+        return self.averages[name] if name in self.averages else unwrap(self.networks[name])
 
     def update_averages(self):
-        """Call after each optimizer step."""
+        """Call after each optimizer step. Not by torch's AveragedModel, which waits for the device."""
         for name, average in self.averages.items():
-            average.update_parameters(unwrap(self.networks[name]))
+            self.move_averages(floats(average), floats(unwrap(self.networks[name])), None)
 
     def state_dict(self):
         """The weights to use of each network under its name, and the state of the optimizers under 'updates'.
@@ -173,11 +175,21 @@ class Trainer:
             optimizer.load_state_dict(state['updates'][name])
 
 
-def moving_average(network, decay):
-    """An AveragedModel that starts as a copy of the network, batch norm statistics included."""
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    average.n_averaged += 1  # the copy counts; from 0 on, the first step would replace it
-    return average.requires_grad_(False)
+def frozen_copy(network):
+    """A copy of the network, whose parameters take no gradient."""
+    network = copy.deepcopy(network)
+    for parameter in network.parameters():  # one by one: a recognizer as a whole would take it for unchanging, and fold
+        parameter.requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # cuDNN would do so at each use
+    return network
+
+
+def floats(network):
+    """Weights and batch norm statistics, without the counts of batches."""
+    return [tensor.detach() for tensors in (network.parameters(), network.buffers()) for tensor in tensors
+            if tensor.is_floating_point()]
 
 
 class SuperResolutionTrainer(Trainer):

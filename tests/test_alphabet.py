@@ -15,7 +15,7 @@ from lib.inference.pretrained import Reader
 from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_loss
 from lib.models.aster import Aster
 from lib.options import parse_args
-from lib.trainers import moving_average
+from lib.trainers import RecognizerTrainer
 from lib.vocabulary import Vocabulary
 from utils import export_weights
 
@@ -112,12 +112,10 @@ def test_the_loss_speaks_of_the_alphabet():
 
 def test_averages_and_halves_leave_the_characters_alone(tmp_path):
     """An integer 97 times 0.999 plus 97 times 0.001 may round down to another character."""
-    recognizer = own_aster('abc')
-    average = moving_average(recognizer, 0.999)
+    trainer = RecognizerTrainer({'recognizer': own_aster('abc')}, {}, torch.device('cpu'), None, ema=0.999)
     for _ in range(3):
-        average.update_parameters(recognizer)
-    save_checkpoint(tmp_path / 'last.pth', {'arch': 'aster', 'progress': {'iteration': 1},
-                                            'recognizer': average.module.state_dict()})
+        trainer.update_averages()
+    save_checkpoint(tmp_path / 'last.pth', {'arch': 'aster', 'progress': {'iteration': 1}, **trainer.state_dict()})
     assert export_weights.main([str(tmp_path / 'last.pth'), str(tmp_path / 'out.pth')]) == 0
     assert load_aster(tmp_path / 'out.pth').alphabet == 'abc'
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.models.aster import Aster, aster_from_state_dict
 from lib.models.aster.resnet_aster import Block
-from lib.trainers import moving_average
+from lib.trainers import frozen_copy
 
 DATA = Path(__file__).parent / 'data'
 SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 'lstm_dim': 12, 'stn_width': 2,
@@ -232,7 +232,7 @@ def train_along(model, state):
 
 
 def average(model, state):
-    averaged = moving_average(model.requires_grad_(True), 0.5).module
+    averaged = frozen_copy(model.requires_grad_(True))
     return write_into(load(averaged, model.state_dict()), state)
 
 

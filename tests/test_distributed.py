@@ -269,6 +269,17 @@ def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected
     assert chosen == ([expected] if ':' in expected else [])
 
 
+@pytest.mark.parametrize(('backend', 'together', 'left'), [
+    ('cpu:gloo,cuda:nccl', True, True), ('cpu:gloo,cuda:nccl', False, False), ('gloo', False, True)])
+def test_a_process_that_fails_alone_does_not_wait_for_the_others(backend, together, left, monkeypatch):
+    destroyed = []
+    monkeypatch.setattr(dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(dist, 'get_backend', lambda: backend)
+    monkeypatch.setattr(dist, 'destroy_process_group', lambda: destroyed.append(backend))
+    distributed.shutdown(together)
+    assert bool(destroyed) == left
+
+
 @pytest.mark.parametrize('has_units', [True, False])
 def test_mixed_precision_where_the_device_has_units_for_it(has_units, monkeypatch):
     monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_units, raising=False)

@@ -122,6 +122,22 @@ def test_the_anchor_counts_the_steps_of_each_label_alone():
     assert anchor_loss(columns + 1, logits, columns, logits, steps).item() == pytest.approx(4, rel=1e-4)
 
 
+def test_mixed_precision_perturbs_as_float32_does():
+    """Half precision would move the points of the grid by up to a pixel."""
+    seen = []
+
+    def note(inputs, targets):
+        seen.append(inputs)
+        return torch.zeros(*targets.shape, 5)
+
+    images, targets = torch.rand(2, 3, 32, 128), torch.zeros(2, 3, dtype=torch.long)
+    for amp in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            text_perceptual_loss(note, images, targets, 4, perturbation=1.0)
+    assert torch.equal(*seen)
+
+
 def test_perturbed_images_differ_by_little_and_pass_gradients():
     torch.manual_seed(0)
     smooth = torch.linspace(-1, 1, 256).expand(4, 3, 64, 256).clone().requires_grad_()

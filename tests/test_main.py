@@ -192,9 +192,10 @@ def test_testing_from_another_folder_with_the_default_recognizer(tmp_path, tiny_
 
 def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path, monkeypatch):
     # traced, but without code made of it: that takes a minute and a C++ compiler
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
-    assert run(flags, tmp_path / 'plain', '--amp=off') == 0
-    assert run(flags, tmp_path / 'compiled', '--amp=off', '--compile') == 0
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+    flags = [*flags, '--amp=off', '--hr_sizes', '32x16', '48x16']
+    assert run(flags, tmp_path / 'plain') == 0
+    assert run(flags, tmp_path / 'compiled', '--compile') == 0
     plain, compiled = (load_checkpoint(tmp_path / name / 'last.pth') for name in ('plain', 'compiled'))
     for network in ('generator', 'discriminator'):
         torch.testing.assert_close(compiled[network], plain[network], rtol=1e-3, atol=1e-4)

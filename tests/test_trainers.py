@@ -241,7 +241,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize('measure', [True, False])
 def test_a_step_does_not_wait_for_the_device(build, batch, measure):
-    trainer = build(dict.fromkeys(TERMS, 1.0))
+    trainer = build(dict.fromkeys(TERMS, 1.0), ema=0.5)
     with Waits(step.optimizer for step in trainer.optimizers.values()) as waits:
         numbers = trainer.step(batch, measure)
         assert float(numbers['total']) > 0

@@ -52,7 +52,7 @@ def parse_args(argv=None):
     parser.add_argument('--data_dir', help='LMDB folder of words; none: words are rendered')
     parser.add_argument('--words', type=int, default=128, help='words to read')
     parser.add_argument('--images', type=int, default=500, help='images to convert')
-    parser.add_argument('--rounds', type=int, default=2, help='rounds of each measurement')
+    parser.add_argument('--rounds', type=int, default=2, help='rounds of each measurement; on CUDA better 20')
     parser.add_argument('--batch_size', type=int, default=16, help='images in a training step')
     parser.add_argument('--blocks', type=int, default=5, help='residual blocks of the generator that is trained')
     parser.add_argument('--beam_width', type=int, default=5, help='beams of the reading')
@@ -357,6 +357,7 @@ def main(argv=None):
     """Measure; returns the exit status: 0, 1 where results differ that must not, 2 for bad input."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True  # as main.py does in training
     try:
         device = pick_device(args.device)
         with tempfile.TemporaryDirectory() as folder:

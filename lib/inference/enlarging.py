@@ -163,13 +163,14 @@ class Method:
             return [to_uint8(self(image[None])[0]) for image in images]
         self.generator.eval()
         height, width = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
-        batch = torch.zeros(len(images), 3, height, width, device=self.device)
-        inside = torch.zeros(len(images), 1, height, width, device=self.device)
+        batch = torch.zeros(len(images), 3, height, width)
+        inside = torch.zeros(len(images), 1, height, width)
         for number, image in enumerate(images):
             batch[number, :, :image.shape[1], :image.shape[2]] = image
             inside[number, :, :image.shape[1], :image.shape[2]] = 1
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        self._local.masks = None if inside.all() else {
+        are_equal = bool(inside.all())
+        batch, inside = batch.to(self.device, memory_format=torch.channels_last), inside.to(self.device)
+        self._local.masks = None if are_equal else {
             height * step: inside.repeat_interleave(step, 2).repeat_interleave(step, 3) for step in (1, 2, 4)}
         try:
             with autocast(self.amp, self.device):

@@ -26,7 +26,8 @@ def text_perceptual_loss(recognizer, images, targets, padding, clip=0.0, perturb
     images = images.view_as(images)  # a node of its own: the limit must not touch other losses of the same images
     inputs = recognizer_input(images)
     if perturbation:
-        inputs = perturb(inputs, perturbation)
+        with torch.autocast(inputs.device.type, enabled=False):  # in bf16 its points would move by up to a pixel
+            inputs = perturb(inputs, perturbation)
     if anchor:
         columns, logits = recognizer.columns_and_logits(inputs, targets)
         with torch.no_grad():

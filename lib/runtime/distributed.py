@@ -81,9 +81,13 @@ def unwrap(network):
     return network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
 
 
-def shutdown():
-    if dist.is_initialized():
-        if dist.get_backend() == 'gloo':  # its threads need the interpreter's lock to let go of the last tensors; torch
+def shutdown(together=True):
+    """Leave the process group. together: every process does so now.
+
+    With NCCL a process that fails alone must not: it would wait for the others, who wait for it. torchrun ends them.
+    """
+    if dist.is_initialized() and (together or 'nccl' not in dist.get_backend()):
+        if 'gloo' in dist.get_backend():  # its threads need the interpreter's lock to let go of the last tensors; torch
             time.sleep(0.1)  # before 2.4 holds that lock while it waits for them, for ever
         dist.destroy_process_group()
 
