@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from lib.options import DEMO_WORDS, parse_args
@@ -92,7 +93,7 @@ def train(args, evaluation, state=None):
     log_every = args.log_every or (10 if device.type == 'cuda' else 1)
     torch.backends.cudnn.benchmark = not args.deterministic  # batches have few sizes; those of a test have many
 
-    with Interruption() as interruption:
+    with closing(log), Interruption() as interruption:
         while progress.iteration < total_steps or progress.samples_seen:
             started = time.time()
             sampler.set_epoch(progress.epoch, progress.samples_seen)

@@ -193,10 +193,12 @@ def build_evaluation(args, recognizer, vocabulary, device):
 def build_methods(args, device):
     """{name: function that enlarges} of --methods; by default bicubic and the generators whose files exist."""
     own = {args.arch: args.generator_path} if args.generator_path else {}
-    there = [name for name in dict.fromkeys([*TESTED[args.ds_scale], *own])
-             if Path(own.get(name, WEIGHTS / f'{name}.pth')).exists()]
+    there = [name for name in TESTED[args.ds_scale] if (WEIGHTS / f'{name}.pth').exists()]
+    paths = method_paths(args.methods or dict.fromkeys(['bicubic', *there, *own]), own)
+    if own and args.arch not in paths:
+        raise ValueError(f'--generator_path {args.generator_path}: tested as {args.arch}, which is none of --methods')
     methods = {}
-    for name, path in method_paths(args.methods or ['bicubic', *there], own).items():
+    for name, path in paths.items():
         generator = load_generator(path) if path else None
         if generator and generator.scale != args.ds_scale:
             raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')

@@ -74,9 +74,3 @@ def checkerboard(sr, scale):
     blocks = levels.reshape(*sr.shape[:2], sr.shape[2] // scale, scale, sr.shape[3] // scale, scale)
     means = blocks.mean(dim=(2, 4))
     return (means - means.mean(dim=(2, 3), keepdim=True)).flatten(1).std(dim=1)
-
-
-def finite_mean(values):
-    """Mean of the finite ones among `values`, NaN where there is none (identical images have an infinite PSNR)."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

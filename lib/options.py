@@ -218,6 +218,12 @@ def check_run(args, require):
     require(not args.train_shares or (min(args.train_shares) >= 0 and 0 < sum(args.train_shares) < math.inf),
             '--train_shares: numbers from zero up, not all zero')
     require(args.test or args.reader == 'aster', f'--reader {args.reader}: only with --test')
+    require(args.test or not args.methods, '--methods: only with --test; training is followed by a test of bicubic and '
+            'its own network')
+    require(not (args.test and args.resume), '--resume: not with --test; give a generator by --methods NAME=FILE, a '
+            'recognizer by --aster_path')
+    for name in ('read_reduced', 'teacher_dropout'):
+        require(args.arch == 'aster' or not getattr(args, name), f'--{name}: only with --arch aster')
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
             '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '

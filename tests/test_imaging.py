@@ -167,6 +167,11 @@ def test_deterministic_resizing_is_that_of_torch(deterministic, options, size):
     torch.testing.assert_close(ours, theirs)
 
 
+def test_sampling_at_points_that_are_not_numbers_ends_no_process():
+    grid = torch.full((1, 4, 6, 2), float('nan'), requires_grad=True)
+    sample_bilinear(torch.rand(1, 3, 8, 8, requires_grad=True), grid).sum().backward()
+
+
 @pytest.mark.parametrize('align_corners', [True, False])
 def test_deterministic_sampling_is_that_of_torch(deterministic, align_corners):
     images, grid = torch.rand(2, 3, 9, 12), 2.4 * torch.rand(2, 5, 7, 2) - 1.2  # some beyond the border

@@ -98,15 +98,12 @@ def test_augmentation_changes_what_a_generator_trains_on_and_is_off_by_default(f
     assert content[0] == content[1] != content[2]
 
 
-def test_characters_are_withheld_from_the_recognizer_in_its_own_training_alone(flags, tmp_path):
-    for arch, same in (('aster', False), ('textsr', True)):
-        totals = []
-        for share in ('0', '0.9'):
-            torch.manual_seed(0)
-            folder = tmp_path / arch / share
-            assert run(flags, folder, f'--arch={arch}', '--max_steps=1', '--teacher_dropout', share) == 0
-            totals.append(log(folder)[0]['total'])
-        assert (totals[0] == totals[1]) == same
+def test_characters_are_withheld_from_the_recognizer_in_its_own_training(flags, tmp_path):
+    totals = []
+    for share in ('0', '0.9'):
+        assert run(flags, tmp_path / share, '--arch=aster', '--max_steps=1', '--teacher_dropout', share) == 0
+        totals.append(log(tmp_path / share)[0]['total'])
+    assert totals[0] != totals[1]
 
 
 def damaged(tmp_path, numbers, name='damaged'):

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import correlate1d
 
 from lib.imaging import to_pil, to_tensor
-from lib.metrics import checkerboard, finite_mean, measure, psnr, ssim
+from lib.metrics import checkerboard, measure, psnr, ssim
 
 
 def test_psnr_of_a_known_error():
@@ -49,11 +49,6 @@ def test_ssim_of_equal_and_of_small_images():
     images = torch.rand(2, 3, 5, 40)
     assert torch.allclose(ssim(images, images), torch.ones(2))
     assert (ssim(images, images.flip(3)) < 0.9).all()
-
-
-def test_finite_mean_leaves_out_what_is_infinite():
-    assert finite_mean([1.0, math.inf, 3.0]) == 2.0
-    assert math.isnan(finite_mean([math.inf]))
 
 
 @pytest.mark.parametrize('size', [(40, 30), (40, 11), (40, 10), (3, 1), (7, 200)])

@@ -29,7 +29,8 @@ BAD_FLAGS = [
     '--finetune_aster --arch=srresnet', '--tpl_anchor=0.5 --arch=srgan', '--tpl_perturbation=0.5 --tpl_weight=0',
     '--tpl_weight=1 --arch=aster', '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster',
     '--teacher_path=g.pth --arch=aster',
-    '--aster_path=none', '--test',
+    '--aster_path=none', '--test', '--methods bicubic', '--resume --test --test_data_dir x', '--read_reduced',
+    '--teacher_dropout=0.1',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
     '--vgg_weight=1 --hr_sizes 64x32 64x12', '@no_such_recipe.txt',
@@ -134,13 +135,16 @@ def refused(result, *parts):
     return status == 2 and len(lines) == 1 and all(part in lines[0] for part in parts)
 
 
-def test_missing_files_are_found_before_any_work(run, tmp_path):
+def test_missing_files_are_found_before_any_work(run, tmp_path, tiny_lmdb):
     assert refused(run('--val_data_dir', tmp_path / 'no_val'), 'no_val: no LMDB there')
     assert refused(run('--test_data_dir', f'IC15={tmp_path / "no_test"}'), 'no_test: no LMDB there')
     assert refused(run('--train_data_dir', tmp_path / 'no_train'), 'no_train: no LMDB there')
     assert refused(run('--aster_path', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
     for flag in ('--generator_path', '--teacher_path'):
         assert refused(run(flag, tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    test = ['--test', '--test_data_dir', tiny_lmdb('test'), '--generator_path']
+    assert refused(run(*test, tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
+    assert refused(run(*test, SRRESNET_PATH, '--methods', 'bicubic'), f'--generator_path {SRRESNET_PATH}: tested as')
     assert refused(run('--resume', tmp_path / 'no.pth'), 'no.pth: no such checkpoint')
     assert refused(run('--device', 'tpu'), '--device tpu')
     assert not (tmp_path / 'logs').exists()

@@ -25,6 +25,15 @@ def test_summary_by_set_and_pooled():
     assert combined['ssim'] == pytest.approx(0.625)
 
 
+def test_psnr_is_of_the_same_pictures_for_all_methods():
+    """One that a method restores exactly counts for none."""
+    psnr = {'bicubic': [16.0, math.inf, 20.0, math.inf], 'textsr': [20.0, 40.0, 22.0, math.inf]}
+    rows = summarize([Reading('svt', '32x8', i, 'a', method, 'a', -1.0, value, 0.5, True)
+                      for method, values in psnr.items() for i, value in enumerate(values)])
+    assert [row['psnr'] for row in rows] == [18, 21] and rows[0]['images'] == 4
+    assert math.isnan(summarize(READINGS[-1:])[0]['psnr'])
+
+
 def test_labels_without_a_letter_or_digit_are_counted_apart():
     rows = summarize([*READINGS, READINGS[0]._replace(label='&', string='', correct=None)])
     assert [row(rows, 'ic13', 'none')[key] for key in ('images', 'words', 'accuracy')] == [4, 3, pytest.approx(200 / 3)]

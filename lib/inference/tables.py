@@ -4,7 +4,6 @@ import math
 import statistics
 from pathlib import Path
 
-from lib.metrics import finite_mean
 from lib.runtime.files import written_beside
 
 COMBINED = 'combined'
@@ -12,7 +11,8 @@ COMBINED = 'combined'
 
 def summarize(readings):
     """One dict a set, LR size and method: images, words (those with a label of which something counts), their accuracy
-    in %, mean psnr in dB and ssim; None where there is no label or no reference.
+    in %, mean psnr in dB and ssim; None where there is no label or no reference. The psnr of a picture that a method
+    restores exactly is infinite: it is left out of the means of all methods, which are NaN where nothing else is left.
 
     difference: of the accuracy to that of `first`, the first method of the set and size, in points; standard_error: of
     that, paired by word. Both None of the first method itself.
@@ -26,16 +26,22 @@ def summarize(readings):
     if several:
         for reading in readings:
             groups.setdefault((COMBINED, reading.lr_size, reading.method), []).append(reading)
+    groups = {key: (members, [member for member in members if member.psnr is not None])
+              for key, members in groups.items()}
+    exact = {}  # {(set, LR size): places of pictures that some method restores exactly}
+    for (name, lr_size, _), (_, referenced) in groups.items():
+        exact.setdefault((name, lr_size), set()).update(
+            place for place, member in enumerate(referenced) if math.isinf(member.psnr))
     rows, firsts = [], {}
-    for (name, lr_size, method), members in groups.items():
-        referenced = [member for member in members if member.psnr is not None]
+    for (name, lr_size, method), (members, referenced) in groups.items():
+        psnr = [member.psnr for place, member in enumerate(referenced) if place not in exact[name, lr_size]]
         labelled = [member.correct for member in members if member.correct is not None]
         first, reference = firsts.setdefault((name, lr_size), (method, labelled))
         difference, error = paired(labelled, reference) if method != first else (None, None)
         rows.append({
             'set': name, 'lr_size': lr_size, 'method': method, 'images': len(members), 'words': len(labelled) or None,
             'accuracy': 100 * sum(labelled) / len(labelled) if labelled else None,
-            'psnr': finite_mean(member.psnr for member in referenced) if referenced else None,
+            'psnr': (statistics.fmean(psnr) if psnr else math.nan) if referenced else None,
             'ssim': sum(member.ssim for member in referenced) / len(referenced) if referenced else None,
             'first': first, 'difference': difference, 'standard_error': error,
         })

@@ -1,5 +1,7 @@
 """The logs of a run: args.json, log.txt, TensorBoard scalars and pictures. Only rank 0 writes."""
 import json
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from lib.runtime.files import written_beside
+from lib.runtime.system import hold
 
 
 class Events:
@@ -47,37 +50,68 @@ class RunLog:
 
     def __init__(self, folder, args, enabled=True):
         self.folder, self.args, self.enabled = Path(folder), args, enabled
-        self.events = None
+        self.events = self.lock = None
 
     def start(self, epoch, iteration, resumed=False):
         """Open the log. `resumed` in its folder: entries from `epoch` on, which will be written again, are dropped.
 
-        Otherwise a run that is already in the folder is moved to earlier-1, earlier-2, ... in it. ValueError where
-        log.txt there is of another program.
+        Otherwise a run that is already in the folder is moved to earlier-1, earlier-2, ... in it; resumed from another
+        checkpoint than its last one, copied there. The folder is held until `close`. ValueError where log.txt there is
+        of another program, OSError where another run holds the folder.
         """
         if not self.enabled:
             return
         kept = self._entries_before(epoch)
+        self._hold()
         if not resumed:
-            self._set_aside()
+            self._set_aside(os.rename)
             kept = []
+        elif Path(self.args.resume).name != 'last.pth':
+            self._set_aside(shutil.copy2)
         self._write('log.txt', ''.join(kept))
         self._write('args.json', json.dumps(vars(self.args), indent=1, sort_keys=True) + '\n')
         for leftover in self.folder.glob('.*.partial'):
             leftover.unlink()  # of a run that was killed while it saved
         self.events = Events(self.folder / 'tensorboard', iteration)
 
-    def _set_aside(self):
-        """The checkpoint is moved last: if this is interrupted, the next run moves the rest."""
+    def close(self):
+        """Let another run have the folder."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def _hold(self):
+        """OSError where another run is at work in the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for patience in range(20, -1, -1):  # a data worker of a killed run holds it until it has noticed
+            try:
+                self.lock = hold(self.folder)
+            except BlockingIOError:
+                if not patience:
+                    raise OSError(f'--logs_dir {self.folder}: another run is at work there; choose another folder'
+                                  ) from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                return
+            else:
+                return
+
+    def _set_aside(self, put):
+        """Move or copy, by `put`, the run in the folder to earlier-1, earlier-2, ... in it.
+
+        The checkpoint is moved last: if this is interrupted, the next run moves the rest.
+        """
         if not (self._lines() or (self.folder / 'last.pth').exists()):
             return  # no run, or one that ended before its first checkpoint
-        number = next(n for n in range(1, 10 ** 6) if not (self.folder / f'earlier-{n}').exists())
-        (self.folder / f'earlier-{number}').mkdir()
+        older = next(path for number in range(1, 10 ** 6) if not (path := self.folder / f'earlier-{number}').exists())
+        older.mkdir()
         for name in ('log.txt', 'args.json', 'tensorboard', 'best.pth', 'last.pth'):
-            if (self.folder / name).exists():
-                (self.folder / name).rename(self.folder / f'earlier-{number}' / name)
-        self.message(f'the run that was in {self.folder} is in {self.folder / f"earlier-{number}"} now; '
-                     '--resume would have gone on with it')
+            if (self.folder / name).exists() and (put is os.rename or name != 'tensorboard'):
+                put(self.folder / name, older / name)
+        if put is os.rename:
+            self.message(f'the run that was in {self.folder} is in {older} now; --resume would have gone on with it')
+        else:
+            self.message(f'what the run in {self.folder} had after {self.args.resume} is kept in {older}')
 
     def _entries_before(self, epoch):
         """The lines of log.txt of earlier epochs."""
