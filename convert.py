@@ -16,7 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from lib.inference.files import SUFFIXES, check_outputs, find_images, output_names
+from lib.inference.files import SUFFIXES, check_outputs, earlier_results, find_images, output_names
 from lib.inference.flags import parse_args
 from lib.runtime.console import printable, run_command
 from lib.runtime.system import share_heap
@@ -32,20 +32,25 @@ def main(argv=None):
     share_heap()
     folders = {*args.folders.values(), *filter(None, [args.drawings, args.originals, args.sheets])}
     try:
-        images, others = find_images(args.sources, args.recursive, folders)
+        results = {args.out_path, *folders, *earlier_results(args.out_path)}
+        images, others = find_images(args.sources, args.recursive, results)
         labels, unused = match_labels(args.labels, [path for path, _ in images]) if args.labels else ({}, [])
+        boxless = args.words.match(images) if args.words and images else ''
         from lib.inference.build import build_converter  # torch takes seconds: not before the flags are right
         converter = build_converter(args, labels, say)
         names = output_names([name for _, name in images])
         if args.out_name:
             names = [Path(args.out_name)]
         if images:
-            check_outputs(args.out_path, folders, [path for path, _ in images], names, args.sources)
+            sources = [] if args.out_name else args.sources  # a file may be named anywhere
+            check_outputs(args.out_path, folders, [path for path, _ in images], names, sources)
     except (OSError, ValueError) as error:
         say(f'convert.py: error: {error}')
         return 2
     for line in unused:
         say(f'--labels {line}')
+    if boxless:
+        say(boxless)
     if others:
         say(f'not images by their names: {", ".join(map(printable, others))}')
     if not images:

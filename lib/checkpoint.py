@@ -56,7 +56,7 @@ def save_weights(path, state_dict, **about):
         save_checkpoint(path, {'state_dict': state_dict, **about})
         return
     if safetensors is None:
-        raise ValueError(NO_SAFETENSORS)
+        raise ValueError(f'{path}: {NO_SAFETENSORS}')
     content = safetensors.torch.save({name: value.contiguous() for name, value in state_dict.items()},
                                      {name: str(value) for name, value in about.items()})
     with written_beside(path) as partial:
@@ -155,12 +155,28 @@ def _state_dict(content, network):
     return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
-def _load_model(path, network, build):
-    content = load_checkpoint(path)
-    try:
-        return build(_state_dict(content, network))
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
+def _known_recognizer(state_dict):
+    recognizer = aster_from_state_dict(state_dict)
+    vocabulary_of(recognizer.num_classes, recognizer.alphabet)
+    return recognizer
+
+
+BUILDERS = {'generator': generator_from_state_dict, 'recognizer': _known_recognizer}
+
+
+def load_network(path, network=None):
+    """The network in a file, on the CPU, which one it is, and all that the file holds.
+
+    network: a key of BUILDERS; None: the generator where there is one. ValueError that names the path where it is not
+    there.
+    """
+    content, problems = load_checkpoint(path), []
+    for name in [network] if network else BUILDERS:
+        try:
+            return BUILDERS[name](_state_dict(content, name)), name, content
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError(f'{path}: {"; ".join(problems)}')
 
 
 def load_aster(path):
@@ -168,11 +184,7 @@ def load_aster(path):
 
     ValueError also where nothing says which characters its classes stand for.
     """
-    def build(state_dict):
-        recognizer = aster_from_state_dict(state_dict)
-        vocabulary_of(recognizer.num_classes, recognizer.alphabet)
-        return recognizer
-    return _load_model(path, 'recognizer', build)
+    return load_network(path, 'recognizer')[0]
 
 
 def load_generator(path):
@@ -180,4 +192,4 @@ def load_generator(path):
 
     Files of other projects load too: under 'params_ema' and the like, with prefixes such as '_orig_mod.'.
     """
-    return _load_model(path, 'generator', generator_from_state_dict)
+    return load_network(path, 'generator')[0]

@@ -20,13 +20,17 @@ BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 def to_rgb(image, keep_alpha=False):
     """Any PIL image as 8-bit RGB: EXIF rotation applied, alpha on white, 16 bits scaled to 8, CMYK converted.
 
-    keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`.
+    keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`. An image of mode I that is not as
+    a file had it is taken for 8 bits where it has no value above 255: `convert('I')` keeps those of L.
     """
     tags = getattr(image, 'tag_v2', {})  # of a TIFF file
+    is_converted = image.mode == 'I' and image.format is None
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
         full = float_white(values) if image.mode == 'F' else integer_white(tags)
+        if is_converted and values.max() <= 255:
+            full = 255
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')
@@ -150,6 +154,7 @@ def sample_bilinear(images, grid, align_corners=False):
     CUDA sums up the gradient of that in no fixed order; under `torch.use_deterministic_algorithms` the four neighbours
     of each point are gathered instead, whose gradient has a deterministic implementation.
     """
+    grid = grid.nan_to_num()  # on a CPU the gradient at a point that is NaN ends the process
     if not ((images.requires_grad or grid.requires_grad) and torch.are_deterministic_algorithms_enabled()):
         return F.grid_sample(images, grid, padding_mode='border', align_corners=align_corners)
     floors, ceilings, weights = [], [], []

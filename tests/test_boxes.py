@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,15 @@ from lib.inference.boxes import Boxes, blend, cut, normalize_corners, text_of, w
 
 WORD = [(10, 20), (40, 20), (40, 30), (10, 30)]
 SLANTED = [(1, 2), (31, 4), (30, 14), (0, 12)]
+QUAD = '10,20,40,20,40,30,10,30'
+
+
+def found(path, *names):
+    """The boxes that a file or folder gives to images of these names, a list for each."""
+    names, words = list(map(Path, names)), Boxes(path)
+    words.match([(name, name) for name in names])
+    return list(map(words.of, names))
+
 
 
 @pytest.mark.parametrize('line, corners', [
@@ -24,7 +34,25 @@ SLANTED = [(1, 2), (31, 4), (30, 14), (0, 12)]
 ])
 def test_lines_as_detectors_write_them(tmp_path, line, corners):
     (tmp_path / 'boxes.txt').write_text(f'{line}\n\n')
-    assert Boxes(tmp_path / 'boxes.txt').of('any.jpg') == [corners]
+    assert found(tmp_path / 'boxes.txt', 'any.jpg') == [[corners]]
+
+
+@pytest.mark.parametrize('text, others', [
+    ('1,000', ''), ('007', ''), ('1,000,000', ''), ('1,234,567', ''), ('1,234', f'{QUAD},SALE'),
+    ('12,50', f'{QUAD},###'),
+])
+def test_a_string_of_numbers_is_no_corner(tmp_path, text, others):
+    for name in ('', 'a.jpg\t'):
+        (tmp_path / 'boxes.txt').write_text(''.join(f'{name}{line}\n' for line in (f'{QUAD},{text}', others) if line))
+        assert found(tmp_path / 'boxes.txt', 'a.jpg') == [[WORD] * (2 if others else 1)]
+
+
+@pytest.mark.parametrize('others', ['', QUAD, '0,0,9,0,9,5,5,9,0,5,Main St'])
+def test_more_than_four_corners_stay(tmp_path, others):
+    lines = ['0,0,9,0,9,5,5,9,0,5', '0,0,9,0,9,5,5,9,0,5,0.98', *filter(None, [others])]
+    (tmp_path / 'boxes.txt').write_text('\n'.join(lines))
+    five = [(0, 0), (9, 0), (9, 5), (5, 9), (0, 5)]
+    assert found(tmp_path / 'boxes.txt', 'a.jpg')[0][:2] == [five, five]
 
 
 @pytest.mark.parametrize('name, content', [
@@ -48,9 +76,51 @@ def test_lines_as_detectors_write_them(tmp_path, line, corners):
 ])
 def test_files_of_many_images(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    found = Boxes(tmp_path / name)
-    assert found.of('a.jpg') == [WORD, SLANTED] and found.of('sub/b.png') == [SLANTED]
-    assert found.of('elsewhere/b.png') == [SLANTED] and found.of('c.jpg') == []
+    assert found(tmp_path / name, 'a.jpg', 'sub/b.png', 'c.jpg') == [[WORD, SLANTED], [SLANTED], []]
+    assert found(tmp_path / name, 'elsewhere/b.png') == [[SLANTED]]
+
+
+@pytest.fixture
+def two_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path('boxes.txt')
+    path.write_text('a/img.png\t10,20,30,10\nb/img.png\t1,2,31,4,30,14,0,12\n')
+    return path
+
+
+def test_a_name_belongs_to_the_path_that_ends_most_like_it(two_of_a_name):
+    assert found(two_of_a_name, 'b/a/img.png') == [[WORD]]
+    assert found(two_of_a_name, 'img.png', 'x/b/img.png', 'a/img.png') == [[], [SLANTED], [WORD]]
+    two_of_a_name.write_text('img.png\t10,20,30,10\na/img.png\t1,2,31,4,30,14,0,12\n./img.png\t10,20,30,10')
+    assert found(two_of_a_name, 'img.png', 'a/img.png') == [[WORD, WORD], [SLANTED]]
+
+
+def test_names_without_an_image_and_images_without_boxes_are_told(two_of_a_name):
+    def told(*names):
+        return Boxes(two_of_a_name).match([(Path(name), Path(name)) for name in names])
+
+    assert told('a/img.png', 'b/img.png') == ''
+    assert told('a/img.png', 'c.png') == ('--boxes boxes.txt: 1 of 2 images without boxes: c.png; 1 names in it of no '
+                                          'image: b/img.png')
+    with pytest.raises(ValueError, match='boxes.txt: 1 of 1 images without boxes: c.png; 2 names .* give names'):
+        told('c.png')
+    with pytest.raises(ValueError, match='1 images with several names or sharing one, none used: c/img.png; give'):
+        told('c/img.png')
+    two_of_a_name.write_text('img.png\t10,20,30,10\nd.png\t[]\n')
+    assert told('a/img.png', 'b/img.png', 'd.png') == (
+        '--boxes boxes.txt: 2 images with several names or sharing one, none used: a/img.png, b/img.png')
+    two_of_a_name.write_text('1,2,3,4\n')
+    assert told('a/img.png', 'c.png') == '', 'boxes without a name are of all'
+
+
+@pytest.mark.parametrize('content', [
+    {'a.jpg': [], 'b.jpg': [[1, 2, 3, 4]]},
+    [{'file_name': 'a.jpg', 'words': []}, {'file_name': 'b.jpg', 'bbox': [1, 2, 3, 4]}],
+    {'images': [{'id': 1, 'file_name': 'a.jpg'}, {'id': 2, 'file_name': 'b.jpg'}],
+     'annotations': [{'image_id': 2, 'bbox': [1, 2, 3, 4]}]}])
+def test_an_image_in_which_no_word_was_found_is_known(tmp_path, content):
+    (tmp_path / 'boxes.json').write_text(json.dumps(content))
+    assert found(tmp_path / 'boxes.json', 'a.jpg') == [[]]
 
 
 @pytest.mark.parametrize('name, line', [
@@ -60,8 +130,7 @@ def test_files_of_many_images(tmp_path, name, content):
 ])
 def test_names_end_at_a_tab_or_a_suffix(tmp_path, name, line):
     (tmp_path / 'boxes.txt').write_text(line)
-    found = Boxes(tmp_path / 'boxes.txt')
-    assert found.of(name) == [WORD] and found.of('other.jpg') == []
+    assert found(tmp_path / 'boxes.txt', name, 'other.jpg') == [[WORD], []]
 
 
 @pytest.mark.parametrize('name, content', [
@@ -72,20 +141,21 @@ def test_names_end_at_a_tab_or_a_suffix(tmp_path, name, line):
 ])
 def test_folders_with_a_file_for_each_image(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    found = Boxes(tmp_path)
-    assert found.of('a.jpg') == [SLANTED] and found.of('b.jpg') == []
+    assert found(tmp_path, 'a.jpg', 'b.jpg') == [[SLANTED], []]
+    with pytest.raises(ValueError, match='1 of 1 images without boxes: b.jpg; give files called NAME, gt_NAME'):
+        found(tmp_path, 'b.jpg')
 
 
 @pytest.mark.parametrize('points', [[[10, 20], [40, 30]], [[40, 30], [10, 20]], [[10, 30], [40, 20]]])
 def test_two_opposite_corners_are_a_rectangle(tmp_path, points):
     shape = {'label': 'x', 'points': points, 'shape_type': 'rectangle'}
     (tmp_path / 'a.json').write_text(json.dumps({'imagePath': 'a.jpg', 'shapes': [shape]}))
-    assert Boxes(tmp_path).of('a.jpg') == [WORD]
+    assert found(tmp_path, 'a.jpg') == [[WORD]]
 
 
 def test_results_of_one_image_need_no_name(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps([{'image_id': 3, 'bbox': [10, 20, 30, 10]}]))
-    assert Boxes(tmp_path / 'a.json').of('any.jpg') == [WORD]
+    assert found(tmp_path / 'a.json', 'any.jpg') == [[WORD]]
 
 
 @pytest.mark.parametrize('name, content, told', [

@@ -3,7 +3,9 @@ import torch
 from PIL import Image
 
 import main as training
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import load_generator, save_checkpoint
+from lib.imaging import to_tensor
+from lib.metrics import checkerboard
 from lib.models.generator import Generator
 from utils.checkerboard import main
 
@@ -33,6 +35,19 @@ def test_level_phases_leave_less_of_a_checkerboard(generators, tmp_path, capsys)
     assert all(strong > 4 * weak for strong, weak in zip(uneven, level)) and len(uneven) == 2
     assert main(generators) == 0
     assert figures(capsys.readouterr().out) == [uneven[:1], level[:1]]
+
+
+def test_a_photograph_is_enlarged_in_tiles(generators, tmp_path, monkeypatch, capsys):
+    picture, sizes, whole = Image.effect_noise((700, 350), 8).convert('RGB'), [], Generator.enlarge
+    picture.save(tmp_path / 'sky.png')
+    monkeypatch.setattr(Generator, 'enlarge', lambda self, features: sizes.append(features[0, 0].numel())
+                        or whole(self, features))
+    assert main([generators[0], '--image', str(tmp_path / 'sky.png')]) == 0
+    assert max(sizes) < 700 * 350 / 8
+    generator = load_generator(generators[0]).eval()
+    with torch.no_grad():
+        expected = checkerboard(generator(to_tensor(picture)[None]), 2).item()
+    assert abs(figures(capsys.readouterr().out)[0][1] - expected) < 0.01
 
 
 def test_training_levels_the_phases(generators, tiny_lmdb, tiny_aster, tmp_path, capsys):

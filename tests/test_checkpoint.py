@@ -227,7 +227,8 @@ def test_recognizers_with_and_without_prefix(tmp_path, tiny_aster, prefix):
 
 @pytest.mark.parametrize('load', [load_aster, load_generator])
 @pytest.mark.parametrize('wrong', [{'a': 1}, {}, {1: torch.ones(2)}, {'state_dict': {'tail.weight': torch.ones(2, 2)}},
-                                   {'tail.weight': 'text'}, {'state_dict': {'upsample.0': torch.ones(1)}}])
+                                   {'tail.weight': 'text'}, {'state_dict': {'upsample.0': torch.ones(1)}},
+                                   {'state_dict': {'tail.weight': torch.ones(5)}}])
 def test_other_weights_are_named(tmp_path, load, wrong):
     save_checkpoint(tmp_path / 'other.pth', wrong)
     with pytest.raises(ValueError, match='other.pth: not the state dict of') as caught:

@@ -1,5 +1,6 @@
 """Commands whose output nobody takes, that is closed, or that lacks letters: they do their work all the same."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,31 @@ def test_nothing_that_is_opened_later_becomes_the_output(tmp_path):
     script.write_text(WORK.format(root=str(ROOT), lines=5, done=str(tmp_path / 'done'), status=0), encoding='utf-8')
     subprocess.run(['bash', '-c', '"$0" "$1" >&- 2>&-', sys.executable, script], check=True)
     assert (tmp_path / 'done').read_text() == 'done'
+
+
+SAVING = """
+import sys, time
+sys.path.insert(0, {root!r})
+from lib.runtime.console import run_command
+from lib.runtime.files import written_beside
+
+def main():
+    with written_beside({path!r}) as beside:
+        beside.write_text('half')
+        print('begun', flush=True)
+        time.sleep(60)
+
+sys.exit(run_command(main))
+"""
+
+
+def test_sigterm_leaves_no_unfinished_file(tmp_path):
+    command = [sys.executable, '-c', SAVING.format(root=str(ROOT), path=str(tmp_path / 'result.png'))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b'begun\n' and len(list(tmp_path.iterdir())) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30) == (b'', b'') and process.returncode == 143
+    assert not list(tmp_path.iterdir())
 
 
 HELP = """

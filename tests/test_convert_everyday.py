@@ -113,7 +113,9 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     (['a.png', '--methods', 'Compare=x.pth'], "folder 'Compare'"),
     (['a.png', '--methods', 'metrics.tsv=x.pth'], "folder 'metrics.tsv'"),
     (['a.png', '--methods', 'TextSR=x.pth', 'textsr'], 'another name'), (['a.png', '--methods', 'a/b=x.pth'], 'a/b'),
-    (['a.png', '--methods', 'textsr', 'textsr'], 'another name'), (['a.png', '-o', '.'], 'take the place of an input'),
+    (['a.png', '--methods', 'textsr', 'textsr'], 'another name'), (['a.png', '-o', '.'], 'among the inputs'),
+    (['a.png', '-o', 'a.png'], 'take the place of an input'),
+    (['a.png', '--no_read', '--labels', 'gt.txt'], '--labels gt.txt: .* with --no_read'),
     (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
     (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),
 ])
@@ -135,6 +137,46 @@ def test_sub_folders_are_kept(run, tmp_path):
     assert run('in', '--recursive', '-o', 'two', '--methods', 'bicubic', 'textsr')[0] == 0
     for part in ('bicubic', 'textsr'):
         assert {f'{part}/a.png', f'{part}/x/a.png', f'{part}/x/y/b.png'} <= set(files(tmp_path / 'two'))
+
+
+def test_earlier_results_below_a_source_are_no_inputs(run, tmp_path, generators):
+    for name in ('a.png', 'x/b.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photo().save(tmp_path / name)
+    for flags in ([], ['--methods', 'bicubic', 'textsr'], ['--methods', f'mine={generators[4]}', '--no_compare']):
+        assert '2 of 2 images' in run('.', '--recursive', *flags)[2]
+    for methods in (['bicubic', 'textsr'], ['bicubic', '--no_compare'], [f'mine={generators[4]}'], ['bicubic']):
+        assert '2 of 2 images' in run('x', 'a.png', '--recursive', '-o', 'x', '--ds_scale=4', '--methods', *methods)[1]
+    assert [str(name) for _, name in find_images(['.'], True)[0]][:2] == ['a.png', 'enlarged/a.png'], 'asked for'
+
+
+def test_a_picture_beside_the_input_is_not_written_over(run, tmp_path):
+    photo().save(tmp_path / 'scan.jpg')
+    photo(seed=1).save(tmp_path / 'scan.png')
+    before = (tmp_path / 'scan.png').read_bytes()
+    for source in ('scan.jpg', tmp_path / 'scan.jpg'):
+        status, _, reported = run(source, '-o', tmp_path)
+        assert status == 2 and 'results would go among the inputs' in reported
+    assert (tmp_path / 'scan.png').read_bytes() == before and files(tmp_path) == ['scan.jpg', 'scan.png']
+    assert run('scan.jpg', '-o', 'large.png')[0] == 0 and files(tmp_path) == ['large.png', 'scan.jpg', 'scan.png']
+
+
+def test_boxes_and_labels_without_effect(run, tmp_path, read_as_sale):
+    for name in ('a/img.png', 'b/img.png'):
+        (tmp_path / name).parent.mkdir()
+        photo((300, 90)).save(tmp_path / name)
+    (tmp_path / 'boxes.txt').write_text('a/img.png\t40,30,80,20\nc.png\t0,0,9,9\n')
+    status, printed, reported = run('a', 'b', '--boxes', 'boxes.txt')
+    assert (status, printed) == (0, 'img.png\t40,30,80,20\tSALE\nimg.png\tSALE\n')
+    assert reported.splitlines()[0] == \
+        '--boxes boxes.txt: 1 of 2 images without boxes: b/img.png; 1 names in it of no image: c.png'
+    (tmp_path / 'boxes.txt').write_text('c.png\t0,0,9,9\n')
+    status, printed, reported = run('a', '--boxes', 'boxes.txt', '-o', 'none')
+    assert (status, printed) == (2, '') and len(reported.splitlines()) == 1 and 'error: --boxes boxes.txt' in reported
+    (tmp_path / 'gt.txt').write_text('img.png\tx\n')
+    flags = ['a', '--no_read', '--labels', 'gt.txt', '-o', 'none', '--methods', 'bicubic', 'textsr']
+    assert run(*flags, '--no_compare')[0] == 2 and not (tmp_path / 'none').exists()
+    assert run(*flags)[0] == 0, 'drawings show the labels'
 
 
 def test_transparency_is_kept(run, tmp_path):

@@ -197,6 +197,10 @@ def test_force_and_append(tmp_path, good, capsys):
     assert build('--input', gt, '--output', good, '--append') == 0
     assert '1 written, 0 skipped' in (out := capsys.readouterr().out) and '41 records in all' in out
     assert read(good)['label-000000041'] == b'a' and read(good)['label-000000001'] == b'word0'
+    change(good, b'num-samples', b'39')
+    assert build('--input', gt, '--output', good, '--append') == 1
+    assert 'num-samples is 39, but there are more records' in (err := capsys.readouterr().err) and err.count('\n') == 1
+    assert read(good)['label-000000040'] == b'word39'
     assert build('--input', gt, '--output', good, '--force') == 0
     assert read(good)['num-samples'] == b'1'
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import TINY_ASTER
 
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import load_generator, save_checkpoint
 from lib.imaging import recognizer_input
 from lib.models.aster import Aster
 from lib.models.generator import Generator
@@ -40,7 +40,7 @@ def export(weights, output, *flags):
 def test_generator_computes_what_torch_does_at_every_size(generator_file, tmp_path, capsys):
     session, metadata = export(generator_file, tmp_path / 'out' / 'generator.onnx')
     assert metadata == {'scale': 2} and 'differs from torch by at most' in capsys.readouterr().out
-    model = export_onnx.load(generator_file)[0].eval()
+    model = load_generator(generator_file).eval()
     for shape in SHAPES:
         images = torch.rand(shape)
         result, = session.run(['images_sr'], {'images_lr': images.numpy()})
@@ -79,6 +79,18 @@ def test_what_cannot_be_exported_is_named_and_leaves_nothing(tmp_path, capsys):
         told = capsys.readouterr().err
         assert str(tmp_path / weights) in told and len(told.splitlines()) == 1
     assert not (tmp_path / 'out.onnx').exists()
+
+
+@pytest.mark.parametrize('kind', ['path', 'link'])
+def test_the_weights_are_not_overwritten(generator_file, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
+    before, output = generator_file.read_bytes(), generator_file
+    if kind == 'link':
+        output = tmp_path / 'out.onnx'
+        output.symlink_to(generator_file)
+    assert export_onnx.main([str(generator_file), str(output)]) == 2
+    assert capsys.readouterr().err == f'export_onnx.py: {output}: is the file of weights; name another file to write\n'
+    assert generator_file.read_bytes() == before
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):

@@ -46,6 +46,13 @@ def test_sixteen_bits_are_scaled_not_cut():
     assert [p[0] for p in np.asarray(to_rgb(Image.fromarray(values)))[0]] == [0, 128, 255]
 
 
+def test_integers_that_pillow_made_of_eight_bits(picture):
+    for made in (picture.convert('L').convert('I'), picture.convert('I').crop((5, 5, 20, 10))):
+        assert np.array_equal(np.asarray(to_rgb(made))[..., 0], np.asarray(made))
+    deep = Image.fromarray(np.array([[0, 257, 65535]], dtype=np.int32))
+    assert deep.mode == 'I' and [p[0] for p in np.asarray(to_rgb(deep))[0]] == [0, 1, 255]
+
+
 @pytest.mark.parametrize('white', [1, 255, 65535])
 def test_floats_are_scaled_by_their_range_past_which_resampling_shoots(white):
     values = np.array([[-0.1, 0, 0.5, 0.8, 1, 1.002, 1.3]]) * white

@@ -162,7 +162,8 @@ def test_num_samples_above_the_records(tiny_lmdb):
 
 
 def test_num_samples_below_the_records(tiny_lmdb):
-    assert len(LmdbDataset([tiny_lmdb(changes={'num-samples': b'3'})])) == 3
+    with pytest.raises(ValueError, match='words: num-samples is 3, but there are more records; .* --check'):
+        LmdbDataset([tiny_lmdb(changes={'num-samples': b'3'})])
 
 
 def test_labels_empty_too_long_or_outside_the_vocabulary(tiny_lmdb):

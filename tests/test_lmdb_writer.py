@@ -150,10 +150,12 @@ def test_append_refuses_other_images_and_damaged_sets(old):
     with pytest.raises(ValueError, match='image_hr'), LmdbWriter(path, append=True) as writer:
         writer.add('a', image_hr=b'1', image_lr=b'1')
     assert read(path) == contents
-    with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
-        transaction.put(b'num-samples', b'7')
-    with pytest.raises(ValueError, match='num-samples is 7'), LmdbWriter(path, append=True):
-        pass
+    for count in (b'7', b'1'):  # a smaller number than that of the records: those behind would be overwritten
+        with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
+            transaction.put(b'num-samples', count)
+        with pytest.raises(ValueError, match=f'num-samples is {count.decode()}.* --check'):
+            write(path, ['three'], append=True)
+        assert read(path) == {**contents, b'num-samples': count}
     os.truncate(path / 'data.mdb', 9000)  # copying what is missing would end the process
     with pytest.raises(ValueError, match='cut off'), LmdbWriter(path, append=True):
         pass

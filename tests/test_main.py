@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import main
 from lib import engine
 from lib.checkpoint import load_checkpoint, load_generator
+from lib.runtime.system import hold
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -104,6 +105,18 @@ def test_characters_are_withheld_from_the_recognizer_in_its_own_training(flags, 
         assert run(flags, tmp_path / share, '--arch=aster', '--max_steps=1', '--teacher_dropout', share) == 0
         totals.append(log(tmp_path / share)[0]['total'])
     assert totals[0] != totals[1]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(flags, tmp_path, capsys):
+    (tmp_path / 'log.txt').write_text('{"epoch": 0}\n')
+    descriptor = hold(tmp_path)
+    try:
+        assert run(flags, tmp_path) == 2
+    finally:
+        os.close(descriptor)
+    assert f'--logs_dir {tmp_path}: another run is at work there' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(('log.txt', 'earlier'))] == ['log.txt']
+    assert run(flags, tmp_path) == 0 and run(flags, tmp_path) == 0  # the first one let go
 
 
 def damaged(tmp_path, numbers, name='damaged'):

@@ -5,6 +5,7 @@ from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -111,11 +112,24 @@ def test_one_word_many_words_and_batches_read_alike(reader):
 
 @pytest.mark.parametrize('images', [torch.rand(3, 8, 8), torch.rand(1, 1, 8, 8), torch.rand(0, 3, 8, 8),
                                     torch.full((1, 3, 8, 8), 255.0), torch.full((1, 3, 8, 8), float('nan')),
-                                    torch.zeros(1, 3, 8, 8, dtype=torch.uint8), -torch.ones(1, 3, 8, 8)])
+                                    torch.zeros(1, 3, 8, 8, dtype=torch.uint8), -torch.ones(1, 3, 8, 8),
+                                    torch.rand(1, 3, 8, 8).double(), torch.rand(1, 3, 8, 8).half(),
+                                    np.zeros((1, 3, 8, 8), np.float32), 'word.png', Path('word.png'), None])
 def test_batches_that_are_no_images_are_refused(enlarger, reader, images):
     for use in (enlarger, reader.read):
-        with pytest.raises(ValueError, match='needed'):
+        with pytest.raises(ValueError, match=r'a tensor \(N, 3, H, W\), .*float32.* is needed'):
             use(images)
+
+
+@pytest.mark.parametrize(('pictures', 'told'), [
+    (Path('word.png'), 'pictures as .*Path'), ('word.png', 'pictures as str'), (['word.png'], 'a picture as str'),
+    (np.zeros((8, 8, 3), np.uint8), 'pictures as ndarray'), ([np.zeros((8, 8, 3))], 'a picture as ndarray'),
+    (Image.new('RGB', (0, 5)), 'a picture of 0x5 pixels'), ([Image.new('L', (5, 0))], 'a picture of 5x0 pixels'),
+    ([torch.rand(3, 8, 8)], 'a picture as Tensor'), (None, 'pictures as NoneType')])
+def test_what_is_no_picture_is_refused(enlarger, reader, pictures, told):
+    for use in (enlarger.enlarge, reader.read):
+        with pytest.raises(ValueError, match=f'{told}.*: a PIL image of at least one pixel, .* is needed'):
+            use(pictures)
 
 
 def test_a_foreign_package_lib_is_named(monkeypatch):

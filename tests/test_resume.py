@@ -18,7 +18,6 @@ import main
 from lib import engine, trainers
 from lib.checkpoint import load_checkpoint
 from lib.runtime.logs import RunLog
-from lib.runtime.system import hold
 
 # 8 words, 4 steps an epoch, 8 steps; a checkpoint every third step, so most lie within an epoch
 TINY = ['--arch=srgan', '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16', '--batch_size=2',
@@ -215,18 +214,6 @@ def test_resuming_from_the_best_checkpoint_keeps_the_last(with_val, tmp_path):
     older = tmp_path / 'earlier-1'
     assert ((older / 'last.pth').read_bytes(), (older / 'log.txt').read_bytes()) == before
     assert (tmp_path / 'best.pth').exists()
-
-
-def test_a_second_run_in_the_same_folder_is_refused(flags, tmp_path, capsys):
-    (tmp_path / 'log.txt').write_text('{"epoch": 0}\n')
-    descriptor = hold(tmp_path)
-    try:
-        assert run(flags, tmp_path) == 2
-    finally:
-        os.close(descriptor)
-    assert f'--logs_dir {tmp_path}: another run is at work there' in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(('log.txt', 'earlier'))] == ['log.txt']
-    assert run(flags, tmp_path) == 0 and run(flags, tmp_path) == 0  # the first one let go
 
 
 def test_validation_sees_what_a_test_of_the_checkpoint_sees(with_val, whole, tmp_path):

@@ -82,6 +82,17 @@ def test_what_cannot_be_used_is_counted(words, tmp_path, capsys):
     assert '7.png' in out and '8.png' in out
 
 
+@pytest.mark.parametrize('flag', ['--input', '--apart'])
+@pytest.mark.parametrize('name', ['train', 'val'])
+def test_a_list_that_is_read_is_not_overwritten(words, tmp_path, capsys, flag, name):
+    run(tmp_path, '--input', words)
+    lists = {path: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
+    path = f'{tmp_path}/out/{name}.odgt'
+    assert main(['--input', words, flag, path, '--out', str(tmp_path / 'out' / '..' / 'out')]) == 2
+    assert capsys.readouterr().err == f'split_words.py: {path}: would be overwritten; name another folder with --out\n'
+    assert {path: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == lists
+
+
 def test_bad_input_is_named(words, tmp_path, capsys):
     assert main(['--input', str(tmp_path / 'none.txt')]) == 2 and 'none.txt' in capsys.readouterr().err
     one = word_list(tmp_path / 'one', [('0.png', 'word', 0, 0)])

@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 
-import torch
 from PIL import Image
 
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
@@ -17,6 +16,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.checkpoint import load_generator
 from lib.imaging import read_image, to_tensor
+from lib.inference.enlarging import Method
 from lib.inference.tables import markdown_table
 from lib.metrics import checkerboard
 from lib.runtime.console import run_command
@@ -58,9 +58,9 @@ def plain_part(path, part=None):
     return image.crop(part)
 
 
-@torch.no_grad()
 def strength(generator, picture):
-    return checkerboard(generator(to_tensor(picture)[None]), generator.scale).item()
+    (_, enlarged), = Method(generator).pictures([to_tensor(picture)])
+    return checkerboard(to_tensor(enlarged)[None], generator.scale).item()
 
 
 def table(args):
@@ -70,7 +70,7 @@ def table(args):
         grounds[args.image] = plain_part(args.image, args.box)
     lines = []
     for path in args.generators:
-        generator = load_generator(path).eval()
+        generator = load_generator(path)
         lines.append([path, *(f'{strength(generator, picture):.2f}' for picture in grounds.values())])
     return markdown_table(['file', *grounds], '-' + 'r' * len(grounds), lines)
 

@@ -7,7 +7,6 @@
 import argparse
 import math
 import os
-import signal
 import sys
 import time
 import warnings
@@ -268,5 +267,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
     sys.exit(run_command(main))

@@ -25,13 +25,11 @@ from torch import nn
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import load_aster, load_generator
+from lib.checkpoint import BUILDERS, load_network
 from lib.imaging import RECOGNIZER_SIZE
 from lib.runtime.console import run_command
 from lib.runtime.files import written_beside
 from lib.vocabulary import vocabulary_of
-
-LOADERS = {'generator': load_generator, 'recognizer': load_aster}
 
 
 def parse_args(argv=None):
@@ -39,7 +37,7 @@ def parse_args(argv=None):
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('weights', help='file of weights or training checkpoint')
     parser.add_argument('output', help='file to write, such as textsr.onnx')
-    parser.add_argument('--network', choices=list(LOADERS),
+    parser.add_argument('--network', choices=list(BUILDERS),
                         help='which one of a checkpoint that has both; none: the generator if there is one')
     parser.add_argument('--max_len', type=int, default=25, help='recognizer: steps of its decoding, EOS included')
     args = parser.parse_args(argv)
@@ -73,20 +71,9 @@ class GreedyReading(nn.Module):
         return torch.stack(logits, dim=1)
 
 
-def load(path, network=None):
-    """The network in a file and which one it is; ValueError that names the path where there is none."""
-    problems = []
-    for name in [network] if network else LOADERS:
-        try:
-            return LOADERS[name](path), name
-        except ValueError as error:
-            problems.append(str(error).removeprefix(f'{path}: '))
-    raise ValueError(f'{path}: {"; ".join(problems)}')
-
-
 def build(path, network=None, max_len=25):
     """What is exported of a file: the module, names of its input and output, an input to trace it with, metadata."""
-    model, network = load(path, network)
+    model, network, _ = load_network(path, network)
     if network == 'generator':
         model.eval().requires_grad_(False)
         return model, ('images_lr', 'images_sr'), torch.rand(2, 3, 8, 32), {'scale': model.scale}
@@ -130,6 +117,8 @@ def main(argv=None):
     try:
         if missing:
             raise ValueError(f'needs {", ".join(missing)}: pip install -r requirements-export.txt')
+        if all(map(os.path.exists, (args.weights, args.output))) and os.path.samefile(args.weights, args.output):
+            raise ValueError(f'{args.output}: is the file of weights; name another file to write')
         module, names, example, metadata = build(args.weights, args.network, args.max_len)
         try:
             program = export(module, names, example, metadata)

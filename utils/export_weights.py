@@ -24,19 +24,19 @@ import torch
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import load_checkpoint, save_weights
+from lib.checkpoint import BUILDERS, load_network, save_weights
 from lib.inference.files import BICUBIC
-from lib.models.generator import adapt, generator_from_state_dict
+from lib.models.generator import adapt
 from lib.runtime.console import run_command
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Take the weights of one network out of a training checkpoint.')
-    parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py, or a file that this wrote')
+    parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py, or any file of weights')
     parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}, '
-                                       'as NAME.safetensors the tensors, and the rest as metadata')
-    parser.add_argument('--network', choices=['generator', 'recognizer'],
-                        help='none: the recognizer of --arch aster, else the generator')
+                                       'the last two where the checkpoint has them; as NAME.safetensors the tensors, '
+                                       'and the rest as metadata')
+    parser.add_argument('--network', choices=list(BUILDERS), help='none: the generator if there is one')
     parser.add_argument('--average', nargs=2, metavar=('FILE', 'SHARE'),
                         help='average with the weights in FILE, which have this share, 0 to 1; bicubic: with bicubic '
                              'interpolation')
@@ -52,67 +52,58 @@ def parse_args(argv=None):
     return args
 
 
-def average(weights, others, share):
-    """The weighted mean of two state dicts; ValueError where they are not of one network."""
+def averaged(model, network, path, share):
+    """The state dict of the average with the network in a file, which has this share, or with BICUBIC.
+
+    ValueError that names the path where they do not go together.
+    """
+    weights = model.state_dict()
+    if path == BICUBIC:
+        if network != 'generator':
+            raise ValueError(f'--average {BICUBIC}: this is for a generator, not a {network}')
+        return {name: value * (1 - share) if name.startswith('tail.') else value for name, value in weights.items()}
+    other = load_network(path, network)[0]
+    others = other.state_dict()
+    if network == 'generator' and set(weights) != set(others):
+        weights, others = (adapt(generator, generator.scale).state_dict() for generator in (model, other))
     sizes, other_sizes = ({name: value.shape for name, value in tensors.items()} for tensors in (weights, others))
     if sizes != other_sizes:
-        raise ValueError('other layers or sizes')
-    return {name: torch.lerp(value.float(), others[name].float(), share) if value.is_floating_point() else value
+        raise ValueError(f'--average {path}: other layers or sizes')
+    return {name: torch.lerp(value, others[name], share) if value.is_floating_point() else value
             for name, value in weights.items()}
 
 
-def towards_bicubic(weights, share):
-    """A generator's state dict with a residual over bicubic interpolation that is (1 - share) times as large."""
-    if 'tail.weight' not in weights:
-        raise ValueError('no generator')
-    return {name: value.float() * (1 - share) if name.startswith('tail.') else value for name, value in weights.items()}
+def halved(weights):
+    """A state dict in float16; ValueError that names a tensor that does not fit.
 
-
-def without_batch_norm(weights):
-    """A generator's state dict with batch norm folded into the convolutions."""
-    generator = generator_from_state_dict(weights)
-    return adapt(generator, generator.scale).state_dict()
-
-
-def export(checkpoint, network=None, dtype=None, other=None, share=0.0):
-    """The content of the exported file; ValueError that names the network where the checkpoint has none.
-
-    other: a checkpoint whose network, which has this share, the weights are averaged with, or BICUBIC. The spline of
-    the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
+    The spline of the rectification keeps its precision: its matrix is badly conditioned, and float16 moves the picture.
     """
-    trained = 'recognizer' if checkpoint.get('arch') == 'aster' else 'generator'
-    network = network or trained
-    weights = checkpoint.get(network, checkpoint.get('state_dict') if network == trained else None)
-    if weights is None or 'arch' not in checkpoint:
-        names = list(map(str, checkpoint))
-        raise ValueError(f'no {network} of main.py in it; it holds {", ".join(names[:6])}'
-                         + (f' and {len(names) - 6} more' if len(names) > 6 else ''))
-    if other == BICUBIC:
-        weights = towards_bicubic(weights, share)
-    elif other is not None:
-        others = export(other, network)['state_dict']
-        if network == 'generator' and set(weights) != set(others):
-            weights, others = map(without_batch_norm, (weights, others))
-        weights = average(weights, others, share)
-    iteration = checkpoint['progress']['iteration'] if 'progress' in checkpoint else checkpoint.get('iteration')
-    state_dict = {name: value.to(dtype) if dtype and value.is_floating_point() and not name.startswith('tps.')
-                  else value for name, value in weights.items()}
-    return {'state_dict': state_dict, 'arch': checkpoint['arch'], 'iteration': iteration}
+    halves = {name: value.half() if value.is_floating_point() and not name.startswith('tps.') else value
+              for name, value in weights.items()}
+    for name, half in halves.items():
+        if not torch.equal(half.isfinite(), weights[name].isfinite()):
+            raise ValueError(f'{name} has values too large for float16; give --float32')
+    return halves
+
+
+def about(checkpoint):
+    """What a checkpoint tells about its weights: {'arch': ..., 'iteration': ...}, without what it does not tell."""
+    progress = checkpoint.get('progress')
+    values = {'arch': checkpoint.get('arch'),
+              'iteration': (progress if isinstance(progress, dict) else checkpoint).get('iteration')}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def main(argv=None):
     """Export; returns the exit status: 0, or 2 for a file that cannot be used."""
     args = parse_args(argv)
-    path, share = args.average or (None, 0.0)
     try:
-        content = export(load_checkpoint(args.checkpoint), args.network, None if args.float32 else torch.float16,
-                         path if path in (None, BICUBIC) else load_checkpoint(path), share)
-        save_weights(args.output, **content)
-    except ValueError as error:
-        files = f'{args.checkpoint}, --average {path}' if path else args.checkpoint
-        print(f'export_weights.py: {files}: {error}', file=sys.stderr)
-        return 2
-    except OSError as error:
+        if all(map(os.path.exists, (args.checkpoint, args.output))) and os.path.samefile(args.checkpoint, args.output):
+            raise ValueError(f'{args.output}: is the checkpoint; name another file to write')
+        model, network, checkpoint = load_network(args.checkpoint, args.network)
+        weights = averaged(model, network, *args.average) if args.average else model.state_dict()
+        save_weights(args.output, weights if args.float32 else halved(weights), **about(checkpoint))
+    except (OSError, ValueError) as error:
         print(f'export_weights.py: {error}', file=sys.stderr)
         return 2
     return 0

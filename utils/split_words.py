@@ -13,6 +13,7 @@ import os
 import random
 import sys
 from collections import defaultdict
+from itertools import product
 
 import numpy as np
 from PIL import Image
@@ -109,15 +110,19 @@ def main(argv=None):
     """Part; returns the exit status: 0, 1 where a list would be empty, 2 for a list that cannot be read."""
     args = parse_args(argv)
     skipped = defaultdict(list)
+    outputs = [os.path.join(args.out, f'{name}.odgt') for name in ('train', 'val')]
     try:
+        for pair in product((*args.input, *args.apart), outputs):
+            if all(map(os.path.exists, pair)) and os.path.samefile(*pair):
+                raise ValueError(f'{pair[0]}: would be overwritten; name another folder with --out')
         words, tests = ([word for path in paths for word in read_list(path, skipped)]
                         for paths in (args.input, args.apart))
         train, val = split(words, tests, args.val_share, args.cosine, args.seed)
         if not train or (args.val_share and not val):
             print(f'split_words.py: {len(words)} words are not enough to part', file=sys.stderr)
             return 1
-        for name, part in (('train', train), ('val', val)):
-            write_odgt(os.path.join(args.out, f'{name}.odgt'), part)
+        for output, part in zip(outputs, (train, val)):
+            write_odgt(output, part)
     except (OSError, ValueError) as error:
         print(f'split_words.py: {error}', file=sys.stderr)
         return 2

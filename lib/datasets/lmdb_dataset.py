@@ -60,6 +60,9 @@ class LmdbFolder:
         if self.count > entries:
             raise ValueError(f'{path}: num-samples is {self.count}, but there are {entries} keys only; build it with '
                              'utils/create_lmdb.py')
+        if self.get(f'label-{self.count + 1:09d}') is not None:
+            raise ValueError(f'{path}: num-samples is {self.count}, but there are more records; check the set with '
+                             'utils/create_lmdb.py --check')
         self.paired = self._has('image_hr-') and not self._has('image-')
 
     def get(self, key):

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter
 
 from lib.inference.files import SUFFIXES
+from lib.runtime.console import printable
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
 SCENE = 192  # pixels: an image with both sides longer, or with known words, is a photograph; not read as a whole
@@ -44,7 +45,7 @@ def image_of(entry):
 def polygons(value, image=''):
     """[(image, polygon), ...] of a JSON value: lists of numbers or of corners, and objects with them under a usual key.
 
-    image: that of the value; where it is '', what the objects say, see `image_of`.
+    image: that of the value; where it is '', what the objects say, see `image_of`. polygon: None where there is none.
     """
     if isinstance(value, dict):
         if value.keys().isdisjoint(KEYS):
@@ -52,9 +53,9 @@ def polygons(value, image=''):
         if value.get('shape_type') in ('circle', 'line', 'linestrip', 'point', 'points'):
             raise ValueError(f'shape_type {value["shape_type"]}: give rectangles or polygons')
         key = next((key for key in KEYS if value.get(key)), None)
-        return polygons(value[key], image or image_of(value)) if key else []
+        return polygons(value[key] if key else [], image or image_of(value))
     if not isinstance(value, list) or not value:
-        return []
+        return [(image, None)]
     if all(isinstance(entry, (int, float)) for entry in value):
         return [(image, polygon(value))]
     if all(isinstance(entry, list) and len(entry) == 2 and not isinstance(entry[0], list) for entry in value):
@@ -65,19 +66,34 @@ def polygons(value, image=''):
     return [found for entry in value for found in polygons(entry, image)]
 
 
-def coordinates(line):
-    """The polygon at the start of 'x,y,w,h' or 'x1,y1,...,x4,y4,text'; ValueError where there is none."""
+def split(line):
+    """The fields of 'x,y,w,h' or 'x1,y1,...,x4,y4,text', a list, and how many of the first are numbers."""
     separator = r'[,\t]' if re.match(rf'\s*{NUMBER}\s*[,\t]', line) else r'\s+'  # the string may hold others
     fields = [field.strip() for field in re.split(separator, line.strip())]
-    count = next((n for n, field in enumerate(fields) if not re.fullmatch(NUMBER, field)), len(fields))
+    return fields, next((n for n, field in enumerate(fields) if not re.fullmatch(NUMBER, field)), len(fields))
+
+
+def coordinates(line, before_texts=()):
+    """The polygon at the start of such a line; ValueError where there is none.
+
+    before_texts: how many numbers stand before a string in the lines of the file. They tell whether more than eight are
+    further corners or, as in '1,000', a string.
+    """
+    fields, count = split(line)
     if count < 4:
         raise ValueError(f'{line[:60]!r}: give x,y,w,h or x1,y1,x2,y2,..., alone or after an image name and a tab')
+    has_score = '.' in fields[count - 1] and 0 <= float(fields[count - 1]) <= 1
+    if count > 8 and (any(re.match(r'[-+]?0\d', field) for field in fields[8:count])
+                      or count % 2 and not has_score and min(before_texts, default=8) == 8
+                      or count == len(fields) and 8 in before_texts):
+        count = 8
     count -= count % 2  # a score, or a string that begins with a number, stands behind the corners
     return polygon([float(field) for field in fields[:count]])
 
 
 def of_json(content):
     """{name of the image, '' where the file is of one image: polygons} of a JSON file."""
+    names = {}
     if isinstance(content, dict) and isinstance(content.get('images'), list):  # COCO
         names = {image['id']: image['file_name'] for image in content['images']}
         content = [{**entry, 'file_name': names[entry['image_id']]} for entry in content.get('annotations', [])]
@@ -85,9 +101,10 @@ def of_json(content):
         pairs = [pair for name, value in content.items() for pair in polygons(value, name)]
     else:
         pairs = polygons(content)
-    found = {}
+    found = {name: [] for name in names.values()}
     for image, corners in pairs:
-        found.setdefault(image, []).append(corners)
+        if corners or isinstance(image, str) and image:
+            found.setdefault(image, []).extend([corners] if corners else [])
     if len(found) > 1 and not all(isinstance(image, str) and image for image in found):
         raise ValueError('boxes of several images without their names: give each object a file_name, or COCO\'s file '
                          'with "images"')
@@ -99,15 +116,19 @@ def of_text(text):
 
     What begins with four numbers has no name; a name ends at a tab, else behind the suffix of an image.
     """
-    found = {}
+    lines, found = [], {}
     for number, line in enumerate(text.splitlines(), 1):
         named = None if re.match(FOUR, line) else NAMED.match(line)
         name, rest = ((named['tab'] or named['suffix']).strip(), named['boxes']) if named else ('', line.strip())
+        if rest:
+            lines.append((number, name, rest, name and rest[0] in '[{'))
+    counts = [(len(fields), count) for fields, count in (split(rest) for _, _, rest, in_json in lines if not in_json)]
+    before_texts = {count - count % 2 for length, count in counts if 4 <= count < length}
+    for number, name, rest, in_json in lines:
         try:
-            if rest:
-                in_json = name and rest[0] in '[{'
-                boxes = [box for _, box in polygons(json.loads(rest))] if in_json else [coordinates(rest)]
-                found.setdefault(name, []).extend(boxes)
+            boxes = [box for _, box in polygons(json.loads(rest)) if box] if in_json else \
+                [coordinates(rest, before_texts)]
+            found.setdefault(name, []).extend(boxes)
         except ValueError as error:
             raise ValueError(f'line {number}: {error}') from error
     return found
@@ -124,6 +145,45 @@ def of_file(path):
         raise ValueError(f'--boxes {path}: {error}') from error
 
 
+def ends(path):
+    """The ends of a path, the longest first: a/b/c.png, b/c.png, c.png."""
+    parts = Path(path).parts
+    return ['/'.join(parts[start:]) for start in range(len(parts))]
+
+
+def match_names(images, names):
+    """Which of the names, paths in a list, belongs to which of the images, a list of paths.
+
+    A name belongs to the image that has the longest end in common with it, at least that behind the folders.
+
+    Returns:
+        ({image: name}, images for which several names, or with which others, are as good, and these names).
+    """
+    by_end, candidates, ambiguous, unclear = {}, {}, [], set()
+    names = set(names)
+    for name in sorted(names):
+        for end in ends(name):
+            by_end.setdefault(end, []).append(name)
+    for image in dict.fromkeys(images):
+        end = next((end for end in ends(os.path.abspath(image)) if end in by_end), None)
+        fitting = [end] if end in names else by_end.get(end, [])
+        if len(fitting) > 1:
+            ambiguous.append(image)
+            unclear.update(fitting)
+        elif fitting:
+            candidates.setdefault(fitting[0], []).append((len(end), image))
+    matched = {}
+    for name, fitting in candidates.items():
+        longest = max(fitting)[0]
+        best = [image for length, image in fitting if length == longest]
+        if len(best) > 1:
+            ambiguous += best
+            unclear.add(name)
+        else:
+            matched[best[0]] = name
+    return matched, ambiguous, unclear
+
+
 class Boxes:
     """The boxes of a file for all images, or of a folder with a file for each: NAME, gt_NAME or res_NAME .txt or .json.
 
@@ -131,22 +191,50 @@ class Boxes:
     """
 
     def __init__(self, path):
-        self.folder = path if os.path.isdir(path) else None
-        found = {} if self.folder else of_file(path)
-        self.found = {os.path.normpath(name) if name else '': boxes for name, boxes in found.items()}
-        self.by_base = {os.path.basename(name): boxes for name, boxes in self.found.items()}
+        self.path, self.is_folder = path, os.path.isdir(path)
+        self.found, self.keys = {}, {}  # keys: {path of an image: its name in `found`, or its file in the folder}
+        for name, boxes in ({} if self.is_folder else of_file(path)).items():
+            self.found.setdefault(os.path.normpath(name) if name else '', []).extend(boxes)
 
-    def of(self, name, _image=None):
-        """The polygons of the image with this name (a path below the folder that was given), maybe none."""
-        name = Path(name)
-        if self.folder:
-            for path in (Path(self.folder, name.parent, f'{start}{stem}{end}') for start in ('', 'gt_', 'res_')
-                         for stem in (name.stem, name.name) for end in ('.txt', '.json')):
-                if path.is_file():
-                    return [box for boxes in of_file(path).values() for box in boxes]
-            return []
-        return next((boxes[key] for boxes, key in ((self.found, str(name)), (self.by_base, name.name), (self.found, ''))
-                     if key in boxes), [])
+    def match(self, images):
+        """Find the boxes of each image, (path, name below the folder that was given), for `of`.
+
+        Returns:
+            A line about images and names without the other, '' where there is none.
+
+        Raises:
+            ValueError: no image has boxes.
+        """
+        names, ambiguous, unclear = [name for name in self.found if name], [], set()
+        if self.is_folder:
+            self.keys = {path: file for path, name in images if (file := self._file(name))}
+        else:
+            self.keys, ambiguous, unclear = match_names([path for path, _ in images], names)
+        told_of, used = {*self.keys, *ambiguous}, {*self.keys.values(), *unclear}
+        without = [] if '' in self.found else [path for path, _ in images if path not in told_of]
+        strangers = [name for name in names if name not in used]
+        told = '; '.join(f'{text}: {", ".join(map(printable, members[:5]))}{", ..." if len(members) > 5 else ""}'
+                         for text, members in (
+                             (f'{len(ambiguous)} images with several names or sharing one, none used', ambiguous),
+                             (f'{len(without)} of {len(images)} images without boxes', without),
+                             (f'{len(strangers)} names in it of no image', strangers)) if members)
+        if (names or self.is_folder) and not self.keys and '' not in self.found:
+            needed = 'files called NAME, gt_NAME or res_NAME .txt or .json' if self.is_folder else \
+                'names that end like the paths of the images'
+            raise ValueError(f'--boxes {printable(self.path)}: {told}; give {needed}')
+        return f'--boxes {printable(self.path)}: {told}' if told else ''
+
+    def _file(self, name):
+        """The file in the folder for the image of this name, or None."""
+        paths = (Path(self.path, name.parent, f'{start}{stem}{end}') for start in ('', 'gt_', 'res_')
+                 for stem in (name.stem, name.name) for end in ('.txt', '.json'))
+        return next((path for path in paths if path.is_file()), None)
+
+    def of(self, path, _image=None):
+        """The polygons of one of the images that were matched, maybe none."""
+        if self.is_folder:
+            return [box for boxes in of_file(self.keys[path]).values() for box in boxes] if path in self.keys else []
+        return self.found.get(self.keys.get(path, ''), [])
 
 
 # ------------------------------------------------------------------------------------------ parts of pictures, blending

@@ -58,8 +58,8 @@ def build_converter(args, labels, say):
 
     words = Detector() if args.boxes == 'auto' else args.words
 
-    def words_of(name, image):
-        return args.zoom + (words.of(name, image) if words else [])
+    def words_of(path, image):
+        return args.zoom + (words.of(path, image) if words else [])
 
     return Converter(
         enlargers, read, vocabulary, args.folders, args.drawings, ground, args.ds_scale,

@@ -90,7 +90,7 @@ class Converter:
     enlargers: {method: Method}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
     each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
     Method for photographs in which words are known: only these are enlarged by the methods, and put back into its
-    enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's name
+    enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's path
     and its RGB picture -> corners of its words, pixels.
     """
 
@@ -105,7 +105,7 @@ class Converter:
     keep_alpha: bool = False
     batch_size: int = 64
     labels: dict = field(default_factory=dict)
-    words_of: callable = lambda name, image: []
+    words_of: callable = lambda path, image: []
     say: callable = print  # what is told of an image
     done: callable = lambda: None  # called after each image
 
@@ -138,7 +138,7 @@ class Converter:
                   label=self.labels.get(path))
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
-        for pixels in self.words_of(name, whole):
+        for pixels in self.words_of(path, whole):
             corners = boxes.normalize_corners(pixels, *kept)
             text = boxes.text_of(pixels)
             if corners is None:

@@ -33,7 +33,7 @@ class Detector:
             raise ValueError(f'--boxes auto: {error}; pip install rapidocr onnxruntime') from error
         self.engine = RapidOCR(params={'Global.log_level': 'critical'})
 
-    def of(self, _name, image):
+    def of(self, _path, image):
         """The corners of the words in an RGB PIL image, a list; none in a picture of a word."""
         if min(image.size) <= SCENE:
             return []

@@ -1,4 +1,5 @@
 """Which images a conversion takes, and the names and places of its results. Needs no torch."""
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -43,6 +44,17 @@ def method_paths(entries, own=None, flag='--methods'):
 def identity(path):
     """Equal for two paths of one file; None where there is no file."""
     return (os.stat(path).st_dev, os.stat(path).st_ino) if os.path.exists(path) else None
+
+
+def earlier_results(out_path):
+    """The folders into which earlier runs wrote where out_path has a metrics.json: those of the methods in it and of
+    the shipped ones, which it may no longer name; none without such a file."""
+    try:
+        methods = json.loads(Path(out_path, METRICS_JSON).read_text(encoding='utf-8'))['methods']
+        names = {*methods, BICUBIC, *(path.stem for path in WEIGHTS.glob('*.pth')), COMPARE, SHEETS} - {ORIGINAL}
+        return [Path(out_path, name) for name in names]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or that of another program
+        return []
 
 
 def find_images(sources, recursive=False, results=()):
@@ -95,10 +107,10 @@ def check_outputs(out_path, folders, images, results, sources):
     """Make the folders. ValueError, before that, where a result would replace an input, or be one of the next run.
 
     images: their paths. results: their names in each of the `folders`, which are out_path or in it. sources: what was
-    searched.
+    searched, or given as files: what else lies beside these is no result either.
     """
     inputs = {identity(path) for path in images} - {None}
-    searched = {identity(source) for source in sources if os.path.isdir(source)}
+    searched = {identity(source if os.path.isdir(source) else Path(source).parent) for source in sources}
     for folder in folders:
         if identity(folder) in searched:
             raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(folder)}; '

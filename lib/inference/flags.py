@@ -109,6 +109,9 @@ def complete(args):
         args.out_path, args.out_name = os.path.split(args.out_path)
     args.folders = {name: Path(args.out_path, name if several else '') for name in args.paths}
     args.drawings = Path(args.out_path, COMPARE) if several and not args.no_compare else None
+    if args.labels and args.no_read and not args.drawings:
+        raise ValueError(f'--labels {printable(args.labels)}: for what is read, which is nothing with --no_read; leave '
+                         'out one of the two')
     args.metrics = bool(args.drawings or args.labels or measured)
     args.originals = args.drawings / ORIGINALS if args.drawings and reduced else None
     args.sheets = Path(args.out_path, SHEETS) if args.drawings and args.labels and not args.no_read else None

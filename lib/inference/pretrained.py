@@ -1,6 +1,8 @@
 """Networks ready to be used from Python: `textsr.py` and `hubconf.py` hand them out."""
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -11,6 +13,9 @@ from lib.inference import enlarging
 from lib.inference.evaluators import read_words
 from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS
 from lib.vocabulary import vocabulary_of
+
+PICTURES = 'a PIL image of at least one pixel, in any mode, or a list of them'
+BATCH = 'a tensor (N, 3, H, W), float32 RGB in [0, 1],'
 
 
 def shipped(name_or_path):
@@ -29,13 +34,30 @@ def shipped(name_or_path):
     return paths[name]
 
 
-def check_images(images):
-    """ValueError unless these are images (N, 3, H, W), float, in [0, 1] up to rounding."""
-    if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
-        raise ValueError(f'images {tuple(images.shape)} of {images.dtype}: (N, 3, H, W), float, RGB in [0, 1], '
-                         'is needed')
+def check_images(images, dtype):
+    """ValueError unless these are images (N, 3, H, W) of the network's dtype, in [0, 1] up to rounding."""
+    needed = f'a tensor (N, 3, H, W), {dtype}, RGB in [0, 1], is needed'
+    if not torch.is_tensor(images):
+        raise ValueError(f'images as {type(images).__name__}: {needed}')
+    is_cast = images.is_cuda and torch.is_autocast_enabled() and images.dtype in (torch.float16, torch.bfloat16)
+    if images.dim() != 4 or images.shape[1] != 3 or not images.numel() or not (images.dtype == dtype or is_cast):
+        raise ValueError(f'images {tuple(images.shape)} of {images.dtype}: {needed}')
     if not (images.amin() > -0.01 and images.amax() < 1.01):
-        raise ValueError(f'images from {images.amin():g} to {images.amax():g}: values in [0, 1] are needed')
+        raise ValueError(f'images from {images.amin():g} to {images.amax():g}: {needed}')
+
+
+def tensors_of(pictures, needed=PICTURES):
+    """A list of PIL images -> a list of float32 (3, H, W) in [0, 1]; ValueError for anything else."""
+    if isinstance(pictures, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(pictures, Iterable):
+        raise ValueError(f'pictures as {type(pictures).__name__}: {needed} is needed')
+    tensors = []
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f'a picture as {type(picture).__name__}: {needed} is needed')
+        if not all(picture.size):
+            raise ValueError(f'a picture of {picture.width}x{picture.height} pixels: {needed} is needed')
+        tensors.append(to_tensor(to_rgb(picture)))
+    return tensors
 
 
 class Enlarger(nn.Module):
@@ -56,17 +78,18 @@ class Enlarger(nn.Module):
 
         ValueError for images of another shape, type or range.
         """
-        check_images(images)
+        check_images(images, self.generator.tail.weight.dtype)
         return self.generator(images).clamp(0, 1)
 
     def enlarge(self, pictures, batch_size=64):
         """A PIL image of any mode and size -> it enlarged, 8-bit RGB; a list of them -> a list.
 
         Transparency is laid on white. Images of like sizes go through the network in batches, large ones in tiles.
+        ValueError for anything else and for pictures without a pixel.
         """
         if isinstance(pictures, Image.Image):
             return self.enlarge([pictures])[0]
-        images = [to_tensor(to_rgb(picture)) for picture in pictures]
+        images = tensors_of(pictures)
         device = self.generator.tail.weight.device
         results = dict(enlarging.Method(self.generator, device=device).pictures(images, batch_size))
         return [results[index] for index in range(len(images))]
@@ -91,15 +114,15 @@ class Reader(nn.Module):
         """The strings in images of one word each, a list; of a single PIL image the string.
 
         words: a PIL image or a list of them, of any mode and size, or a tensor (N, 3, H, W), float RGB in [0, 1].
-        beam_width: beams of the search, 1: greedy.
+        beam_width: beams of the search, 1: greedy. ValueError for images of another type, shape or range.
         """
         if isinstance(words, Image.Image):
             return self.read([words], beam_width)[0]
         if torch.is_tensor(words):
-            check_images(words)
+            check_images(words, next(self.recognizer.parameters()).dtype)
             words = [recognizer_input(part) for part in words.split(batch_size)]
         else:
-            inputs = [recognizer_input(to_tensor(to_rgb(word))[None]) for word in words]
+            inputs = [recognizer_input(word[None]) for word in tensors_of(words, f'{PICTURES} or {BATCH}')]
             words = [torch.cat(inputs[start:start + batch_size]) for start in range(0, len(inputs), batch_size)]
         device = next(self.recognizer.parameters()).device
         return [string for part in words

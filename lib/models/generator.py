@@ -122,7 +122,7 @@ def generator_from_state_dict(state_dict):
         model = Generator(2 ** len(stages), len(blocks), state_dict['tail.weight'].shape[1],
                           batch_norm=any(name.endswith('running_var') for name in state_dict))
         model.load_state_dict(state_dict)
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         misfit = ' '.join(str(error).split()).rpartition('Generator: ')[2][:200]  # after torch's own heading
         raise ValueError(f'not the state dict of a generator: {misfit}') from error
     return model

@@ -1,6 +1,7 @@
 """How a command ends, and what it does when its output cannot be written: work already done is never lost."""
 import errno
 import os
+import signal
 import sys
 
 
@@ -61,6 +62,7 @@ def open_output():
 def run_command(main):
     """Run a command's main() and return its exit status, that of Ctrl-C included; 1 where its output was cut short."""
     open_output()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what was begun is removed
     try:
         status = main()
     except KeyboardInterrupt:

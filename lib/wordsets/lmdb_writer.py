@@ -147,6 +147,9 @@ class LmdbWriter:
             if not kinds or transaction.get(('label' + suffix).encode()) is None:
                 raise ValueError(f'cannot append to {self.path}: num-samples is {count.decode("latin-1") or "missing"}'
                                  ' and no record has that number; check the set with create_lmdb.py --check')
+            if transaction.get(f'label-{self.count + 1:09d}'.encode()) is not None:
+                raise ValueError(f'cannot append to {self.path}: num-samples is {self.count}, but there are more '
+                                 'records, which would be overwritten; check the set with create_lmdb.py --check')
         self._kinds = tuple(kinds)
 
     def _install(self):
