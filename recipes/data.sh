@@ -24,8 +24,6 @@ render --out ./dataset/words_s26 --count 100000 --seed 26 --font_split train
 render --out ./dataset/words_s27 --count 140000 --seed 27 --font_split train
 render --out ./dataset/words_s28 --count 120000 --seed 28 --font_split train
 render --out ./dataset/words_s29 --count 120000 --seed 29 --font_split train
-render --out ./dataset/words_s30 --count 120000 --seed 30 --font_split train
-render --out ./dataset/words_s31 --count 120000 --seed 31 --font_split train
 render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
 render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
 
