@@ -125,7 +125,8 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
 
     def prepare(network):
         network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
-        return torch.compile(network) if args.compile else network
+        # sizes are few, and torch 2.1 cannot resize to one that it keeps open
+        return torch.compile(network, dynamic=False) if args.compile else network
 
     def optimizer(groups):
         scaler = loss_scaler(args.amp, device)

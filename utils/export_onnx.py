@@ -28,7 +28,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 from lib.checkpoint import BUILDERS, load_network
 from lib.imaging import RECOGNIZER_SIZE
 from lib.runtime.console import run_command
-from lib.runtime.files import written_beside
+from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import vocabulary_of
 
 
@@ -117,7 +117,7 @@ def main(argv=None):
     try:
         if missing:
             raise ValueError(f'needs {", ".join(missing)}: pip install -r requirements-export.txt')
-        if all(map(os.path.exists, (args.weights, args.output))) and os.path.samefile(args.weights, args.output):
+        if same_file(args.weights, args.output):
             raise ValueError(f'{args.output}: is the file of weights; name another file to write')
         module, names, example, metadata = build(args.weights, args.network, args.max_len)
         try:

@@ -28,6 +28,7 @@ from lib.checkpoint import BUILDERS, load_network, save_weights
 from lib.inference.files import BICUBIC
 from lib.models.generator import adapt
 from lib.runtime.console import run_command
+from lib.runtime.files import same_file
 
 
 def parse_args(argv=None):
@@ -98,7 +99,7 @@ def main(argv=None):
     """Export; returns the exit status: 0, or 2 for a file that cannot be used."""
     args = parse_args(argv)
     try:
-        if all(map(os.path.exists, (args.checkpoint, args.output))) and os.path.samefile(args.checkpoint, args.output):
+        if same_file(args.checkpoint, args.output):
             raise ValueError(f'{args.output}: is the checkpoint; name another file to write')
         model, network, checkpoint = load_network(args.checkpoint, args.network)
         weights = averaged(model, network, *args.average) if args.average else model.state_dict()

@@ -24,7 +24,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.imaging import read_image
 from lib.runtime.console import run_command
-from lib.runtime.files import written_beside
+from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import normalize
 from lib.wordsets.word_lists import find_image, open_list
 
@@ -112,9 +112,9 @@ def main(argv=None):
     skipped = defaultdict(list)
     outputs = [os.path.join(args.out, f'{name}.odgt') for name in ('train', 'val')]
     try:
-        for pair in product((*args.input, *args.apart), outputs):
-            if all(map(os.path.exists, pair)) and os.path.samefile(*pair):
-                raise ValueError(f'{pair[0]}: would be overwritten; name another folder with --out')
+        for source, output in product((*args.input, *args.apart), outputs):
+            if same_file(source, output):
+                raise ValueError(f'{source}: would be overwritten; name another folder with --out')
         words, tests = ([word for path in paths for word in read_list(path, skipped)]
                         for paths in (args.input, args.apart))
         train, val = split(words, tests, args.val_share, args.cosine, args.seed)

@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and whether two paths are of one file."""
 import contextlib
 import os
 from pathlib import Path
 
 from lib.runtime.console import printable
 from lib.runtime.system import sync_folder
+
+
+def same_file(path, other):
+    """Whether both exist and are one file, under whatever names."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 @contextlib.contextmanager
