@@ -119,7 +119,8 @@ def run(args, converter, images):
         except OSError as error:
             say(f'convert.py: error: {error}')
             status = status or 1
-    print(f'{done} of {len(left)} images converted into {printable(args.out_path)}',
+    where = Path(args.out_path, args.out_name) if args.out_name else args.out_path
+    print(f'{done} of {len(left)} images converted into {printable(where)}',
           file=sys.stdout if args.measured else sys.stderr)
     return status or (1 if problems else 0)
 

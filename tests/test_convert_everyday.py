@@ -100,7 +100,8 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     photo().save(tmp_path / 'a.png')
     assert run('a.png', '--methods', 'bicubic', f'mine={generators[4]}', '--no_compare')[0] == 0
     assert files(tmp_path / 'enlarged') == ['bicubic/a.png', 'mine/a.png']
-    assert run('a.png', '--methods', f'mine={generators[2]}', '-o', 'small.png')[0] == 0
+    status, _, reported = run('a.png', '--methods', f'mine={generators[2]}', '-o', 'small.png')
+    assert status == 0 and 'converted into small.png' in reported
     assert Image.open(tmp_path / 'small.png').size == (74, 36), 'twice, as the file enlarges'
     assert run('a.png', '--methods', 'bicubic', '-o', 'plain')[0] == 0
     assert files(tmp_path / 'plain') == ['a.png']
