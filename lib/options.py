@@ -15,19 +15,22 @@ TESTED = {4: ('srgan', 'textsr_32x8', 'textsr'), 2: ('textsr_x2',)}
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy reads 0.3 points less on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
-# limits word by word, from a sweep on validation words (docs/results.md).
+# limits word by word, chosen on validation words (docs/results.md).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
-    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 1e-1},
+    'textsr': {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-3},
     'aster': {},
 }
 SRRESNET_PATH = str(WEIGHTS / 'srresnet.pth')
 TERMS = ('content', 'adversarial', 'tpl', 'vgg')
 # Without --train_data_dir: the words that are rendered, {folder: (words, seed)}.
 DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}
-# Defaults that depend on the run: of every run, of --arch aster, of a run without --train_data_dir.
-DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'warmup': 100, 'disc_maps': 64, 'augmentation': 0.0}
+# Defaults that depend on the run: of every run, of --arch textsr with a Text Perceptual Loss, of --arch aster, of a run
+# without --train_data_dir.
+DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'warmup': 100, 'disc_maps': 64, 'augmentation': 0.0, 'tpl_anchor': 0.0,
+            'tpl_perturbation': 0.0}
+TEXTSR_DEFAULTS = {'tpl_anchor': 0.5, 'tpl_perturbation': 0.5}
 ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
 DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
 
@@ -101,10 +104,12 @@ def build_parser():
         losses.add_argument(f'--{term}_weight', type=float, help=f'weight of the {term} loss; 0: not computed')
     losses.add_argument('--tpl_clip', type=float, default=1.0,
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
-    losses.add_argument('--tpl_perturbation', type=float, default=0.0,
-                        help='strength of random shift, blur and noise before the recognizer, 0 to 1')
-    losses.add_argument('--tpl_anchor', type=float, default=0.0,
-                        help="weight in the tpl of the distance to the recognizer's output on the high resolution")
+    losses.add_argument('--tpl_perturbation', type=float,
+                        help='strength of random shift, blur and noise before the recognizer, 0 to 1; none: 0.5 with '
+                             '--arch textsr, else 0')
+    losses.add_argument('--tpl_anchor', type=float,
+                        help="weight in the tpl of the distance to the recognizer's output on the high resolution; "
+                             'none: 0.5 with --arch textsr, 0 with others and with --finetune_aster')
 
     optimization = parser.add_argument_group('optimization')
     optimization.add_argument('--epochs', type=int, help='epochs to train; none: 10, without --train_data_dir 1')
@@ -258,6 +263,10 @@ def fill_in(args):
     """Give the flags that were left out the defaults of this kind of run; sets args.demo, a run on rendered words."""
     args.demo = not (args.test or args.train_data_dir)
     defaults = {**DEFAULTS, **(ASTER_DEFAULTS if args.arch == 'aster' else {})}
+    if args.arch == 'textsr' and args.tpl_weight != 0:
+        defaults.update(TEXTSR_DEFAULTS)
+        if args.finetune_aster:
+            defaults['tpl_anchor'] = 0.0
     if args.demo:
         train, val = DEMO_WORDS
         defaults.update(DEMO_DEFAULTS, train_data_dir=[train], val_data_dir=[val], test_data_dir=[val])

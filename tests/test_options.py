@@ -304,3 +304,14 @@ def test_the_limit_of_the_recognition_loss_is_that_of_its_flag(run, tmp_path):
         assert status == 0
         gradients.append(json.loads((logs / 'log.txt').read_text().splitlines()[0])['gradient'])
     assert 0 < gradients[1] < 1e-3 * gradients[0]
+
+
+def test_defaults_of_the_text_perceptual_loss():
+    """Anchor and perturbation come with --arch textsr, where it has that loss; no anchor beside --finetune_aster."""
+    def chosen(*flags):
+        args = parse_args(['--train_data_dir', 'x', *flags])
+        return args.weights['tpl'], args.tpl_anchor, args.tpl_perturbation
+
+    assert chosen() == (5e-3, 0.5, 0.5) and chosen('--tpl_weight=1', '--tpl_anchor=0') == (1, 0, 0.5)
+    assert chosen('--tpl_weight=0') == (0, 0, 0) and chosen('--finetune_aster') == (5e-3, 0, 0.5)
+    assert chosen('--arch=srresnet', '--tpl_weight=1') == (1, 0, 0)

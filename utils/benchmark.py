@@ -204,9 +204,12 @@ def reading(args, data_dir, device):
 # ------------------------------------------------------------------------------------------------------------- training
 
 def build_trainer(args, device, amp='off', layout=None):
-    """The trainer that main.py builds; layout: the memory format of all networks instead of its choice."""
+    """The trainer that main.py builds, with the losses of the usual step.
+
+    layout: the memory format of all networks instead of its choice.
+    """
     flags = training_flags(['--train_data_dir', '-', '--blocks', str(args.blocks), '--amp', amp,
-                            '--aster_path', args.aster_path])
+                            '--aster_path', args.aster_path, '--tpl_anchor', '0', '--tpl_perturbation', '0'])
     torch.manual_seed(0)
     recognizer, vocabulary = build.build_recognizer(flags, device)
     trainer = build.build_trainer(flags, recognizer, vocabulary, device, total_steps=1000)
