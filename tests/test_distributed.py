@@ -98,7 +98,7 @@ def same(state, other):
 def test_two_processes_train_as_one_on_the_same_global_batch(tmp_path, tiny_lmdb, tiny_aster):
     words = tiny_lmdb()
     argv = ['--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster, '--epochs', '2',
-            '--amp', 'off', *SMALL]
+            '--amp', 'off', '--tpl_perturbation', '0', *SMALL]
     ranks = run_two(tmp_path / 'processes', [*argv, '--sync_bn', '--batch_size', '2', '--logs_dir', tmp_path / 'two'])
     (status0, state0), (status1, state1) = ranks[0].result, ranks[1].result
     assert (status0, status1) == (0, 0)
