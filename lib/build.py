@@ -1,5 +1,4 @@
 """Networks, trainer, data and methods from the flags of main.py."""
-import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -125,16 +124,13 @@ def build_trainer(args, recognizer, vocabulary, device, total_steps):
 
     def prepare(network):
         network = distributed.wrap(network.to(device, memory_format=torch.channels_last), device, args.sync_bn)
-        # sizes are few, and torch 2.1 cannot resize to one that it keeps open
+        # Sizes are few. A graph for any size cannot be resized in torch 2.1, nor gone through twice in new versions.
         return torch.compile(network, dynamic=False) if args.compile else network
 
     def optimizer(groups):
         scaler = loss_scaler(args.amp, device)
         return OptimizerStep(adam(groups, args.lr), schedule, args.grad_clip, scaler)
 
-    if args.compile:  # the discriminator's graph is gone through twice, the second time with buffers of the first
-        with contextlib.suppress(AttributeError):  # before torch 2.6
-            torch._functorch.config.donated_buffer = False
     if args.arch == 'aster':
         recognizer.decoder.teacher_dropout = args.teacher_dropout
         recognizer = distributed.wrap(recognizer.to(memory_format=torch.channels_last), device, args.sync_bn)

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -200,12 +199,15 @@ def test_testing_from_another_folder_with_the_default_recognizer(tmp_path, tiny_
     assert done.stdout.strip() == (tmp_path / 'logs' / 'results.md').read_text().strip()
 
 
-def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path, monkeypatch):
-    # traced, but without code made of it: that takes a minute and a C++ compiler
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))
+def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path):
+    """In a process that has imported no compiler yet. Traced only: code takes a minute and a C++ compiler."""
+    code = ('import sys, torch, functools, main\n'
+            'torch.compile = functools.partial(torch.compile, backend="aot_eager")\n'
+            'sys.exit(main.main(sys.argv[1:]))')
     flags = [*flags, '--amp=off', '--hr_sizes', '32x16', '48x16']
     assert run(flags, tmp_path / 'plain') == 0
-    assert run(flags, tmp_path / 'compiled', '--compile') == 0
+    flags += ['--logs_dir', str(tmp_path / 'compiled'), '--compile']
+    subprocess.run([sys.executable, '-c', code, *flags], cwd=ROOT, check=True)
     plain, compiled = (load_checkpoint(tmp_path / name / 'last.pth') for name in ('plain', 'compiled'))
     for network in ('generator', 'discriminator'):
         torch.testing.assert_close(compiled[network], plain[network], rtol=1e-3, atol=1e-4)

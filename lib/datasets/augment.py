@@ -11,9 +11,8 @@ def augment(image, strength, random):
     """Another shape, other colours and a worse camera for one 8-bit RGB PIL image, drawn from a numpy generator.
 
     Returns a PIL image: of the same size, larger where it was turned; where low resolution was drawn, four times that.
-    Each kind is applied with probability strength / 2, low resolution with 0.6 strength,
-    JPEG with 0.4, a turn with 0.3 and noise with 0.25 [our choice]. On 8-bit pictures of a word's own size all this
-    takes half a millisecond.
+    Each kind is applied with probability strength / 2, low resolution with 0.6 strength, JPEG with 0.4, a turn with 0.3
+    and noise with 0.25 [our choice]. On 8-bit pictures of a word's own size all this takes half a millisecond.
     """
     def applies(share=0.5):
         return random.random() < share * strength
