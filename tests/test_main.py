@@ -210,7 +210,11 @@ def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path):
     subprocess.run([sys.executable, '-c', code, *flags], cwd=ROOT, check=True)
     plain, compiled = (load_checkpoint(tmp_path / name / 'last.pth') for name in ('plain', 'compiled'))
     for network in ('generator', 'discriminator'):
-        torch.testing.assert_close(compiled[network], plain[network], rtol=1e-3, atol=1e-4)
+        assert list(compiled[network]) == list(plain[network])
+        change = torch.cat([(compiled[network][name] - value).abs().flatten().float()
+                            for name, value in plain[network].items()])
+        # not all: of a gradient that is nearly zero, rounding decides in which direction Adam makes its full step
+        assert change.quantile(0.95) < 1e-5, f'{network}: a tenth of the learning rate'
     load_generator(tmp_path / 'compiled' / 'last.pth')
 
 
