@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lib.imaging import resize
-from lib.models.generator import Generator, adapt, conv_by_blocks, generator_from_state_dict
+from lib.models.generator import Generator, adapt, conv_of_shuffled, generator_from_state_dict
 
 
 @pytest.mark.parametrize(('blocks', 'parameters'), [(16, 1_549_462), (5, 734_219)])
@@ -16,15 +16,15 @@ def inside(images, border):
 
 
 @pytest.mark.parametrize('kernel', [3, 5, 9])
-def test_a_convolution_by_blocks_is_the_convolution(kernel):
+def test_a_convolution_of_maps_that_are_not_shuffled_yet_is_the_convolution(kernel):
     """Results and gradients, at the border too."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(4, 3, kernel, padding=kernel // 2)
-    images = torch.rand(2, 4, 6, 10, requires_grad=True)
+    maps = torch.rand(2, 16, 3, 5, requires_grad=True)
     results = []
-    for compute in (conv, lambda x: conv_by_blocks(conv, x)):
-        result = compute(images)
-        results.append([result, *torch.autograd.grad(result.square().sum(), [images, conv.weight, conv.bias])])
+    for compute in (lambda x: conv(torch.nn.functional.pixel_shuffle(x, 2)), lambda x: conv_of_shuffled(conv, x)):
+        result = compute(maps)
+        results.append([result, *torch.autograd.grad(result.square().sum(), [maps, conv.weight, conv.bias])])
     for ours, expected in zip(*results[::-1]):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 

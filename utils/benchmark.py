@@ -20,6 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
@@ -218,7 +219,7 @@ def build_trainer(args, device, amp='off', layout=None):
     return trainer
 
 
-@mock.patch('lib.models.generator.conv_by_blocks', lambda conv, x: conv(x))
+@mock.patch('lib.models.generator.conv_of_shuffled', lambda conv, x: conv(F.pixel_shuffle(x, 2)))
 @mock.patch('lib.models.aster.resnet_aster.conv_bn', lambda conv, bn, x: bn(conv(x)))
 @mock.patch('lib.models.aster.stn_head.conv_bn', lambda conv, bn, x: bn(conv(x)))
 def usual_step(trainer, batch):

@@ -88,7 +88,7 @@ def export(module, names, example, metadata):
     """The module as torch's ONNXProgram, batch, height and width dynamic; metadata: {name: JSON value}."""
     sides = {axis: torch.export.Dim(name) for axis, name in ((0, 'n'), (2, 'height'), (3, 'width'))}
     # one convolution for the last layer, simpler for other programs
-    plain = mock.patch('lib.models.generator.conv_by_blocks', lambda conv, features: conv(features))
+    plain = mock.patch('lib.models.generator.conv_of_shuffled', lambda conv, x: conv(F.pixel_shuffle(x, 2)))
     with plain, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # of torch about its own parts
         program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=(sides,), input_names=names[:1],

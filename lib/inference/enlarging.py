@@ -216,8 +216,8 @@ class Method:
             with NUMBERING:
                 hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
                          for module in self.generator.modules() if isinstance(module, nn.Conv2d)]
-                # the last convolution may be computed without its module being called
-                hooks.append(self.generator.upsample.register_forward_hook(
+                # the last convolution may be computed without its module being called: blank what it is given
+                hooks.append(self.generator.upsample[-1][-1].register_forward_hook(
                     lambda _module, _args, features: blank(features)))
         try:
             yield

@@ -8,23 +8,22 @@ from torch import nn
 from lib.models.conv_bn import folded
 
 
-def conv_by_blocks(conv, x):
-    """What `conv`, of a large kernel and few output maps, makes of x (N, C, H, W), H and W even.
+def conv_of_shuffled(conv, x):
+    """What `conv`, of a large kernel and few output maps, makes of the pixel shuffle of x (N, 4 C, H, W).
 
-    Blocks of 2x2 pixels become one pixel of four times as many maps, and so does the result. On CPUs, whose units want
-    many output maps, this is about twice as fast, forward and backward.
+    On CPUs, whose units want many output maps, the pixels stay maps: one convolution of x gives the four pixels of each
+    place, which are shuffled at last. Forward and backward this takes two thirds of the time in float32.
     """
+    if x.device.type != 'cpu':
+        return conv(F.pixel_shuffle(x, 2))
     maps, channels, size, _ = conv.weight.shape
-    reach = (size // 2 + 1) // 2  # blocks to each side
-    width = 2 * (2 * reach + 1)  # of the kernel that holds `conv`'s at each of its four places in a block
+    reach = (size // 2 + 1) // 2  # places to each side
+    width = 2 * (2 * reach + 1)  # of the kernel that holds `conv`'s for each of the four pixels
     left = 2 * reach - size // 2 + 1
     weight = F.pad(conv.weight, (left, width + 1 - left - size) * 2).unfold(2, width, 1).unfold(3, width, 1).flip(2, 3)
-    weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 5, 7, 1, 4, 6)
+    weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 1, 5, 7, 4, 6)
     weight = weight.reshape(4 * maps, 4 * channels, width // 2, width // 2)
-    count, _, rows, columns = x.shape
-    blocks = x.permute(0, 2, 3, 1).reshape(count, rows // 2, 2, columns // 2, 2, channels).transpose(2, 3)
-    blocks = blocks.reshape(count, rows // 2, columns // 2, 4 * channels).permute(0, 3, 1, 2)  # channels last in memory
-    return F.pixel_shuffle(F.conv2d(blocks, weight, conv.bias.repeat_interleave(4), padding=reach), 2)
+    return F.pixel_shuffle(F.conv2d(x, weight, conv.bias.repeat_interleave(4), padding=reach), 2)
 
 
 class ResidualBlock(nn.Module):
@@ -104,8 +103,9 @@ class Generator(nn.Module):
 
     def enlarge(self, features):
         """What the layers behind make of them: (N, maps, h, w) -> (N, 3, scale h, scale w)."""
-        features = self.upsample(features)
-        return conv_by_blocks(self.tail, features) if features.device.type == 'cpu' else self.tail(features)
+        conv, _, activation = self.upsample[-1]
+        features = activation(conv(self.upsample[:-1](features)))  # which gives the same before the shuffle as behind
+        return conv_of_shuffled(self.tail, features)
 
 
 def generator_from_state_dict(state_dict):
