@@ -35,6 +35,13 @@ ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
 DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         """One line, without the usage of some seventy flags in front."""
@@ -54,7 +61,7 @@ def build_parser():
         description='Train and test TextSR: super-resolution of word images guided by a text recognizer. Without '
                     'flags: renders a small word set, trains on it for minutes, tests. @FILE stands for the flags in a '
                     'file, as in recipes/.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=HelpFormatter)
 
     data = parser.add_argument_group('data')
     data.add_argument('--train_data_dir', nargs='+', help='LMDB folders to train on; none: a small set is rendered')
@@ -99,9 +106,11 @@ def build_parser():
                        'UTF-8: --arch aster trains a recognizer for them; none: those of the recognizer')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
 
-    losses = parser.add_argument_group('losses (a weight that is not given is that of --arch)')
+    losses = parser.add_argument_group('losses')
     for term in TERMS:
-        losses.add_argument(f'--{term}_weight', type=float, help=f'weight of the {term} loss; 0: not computed')
+        given = ', '.join(f'{weights[term]:g} with {arch}' for arch, weights in LOSS_WEIGHTS.items() if term in weights)
+        losses.add_argument(f'--{term}_weight', type=float,
+                            help=f'weight of the {term} loss, 0: not computed; none: {given or 0}')
     losses.add_argument('--tpl_clip', type=float, default=1.0,
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
     losses.add_argument('--tpl_perturbation', type=float,

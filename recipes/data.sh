@@ -2,9 +2,11 @@
 # The words that the shipped models are trained and validated on, into ./dataset.
 #
 # Needs, as folders of images with a gt.txt in ./real, the training sets of IIIT5K, SVT, ICDAR 2015 and ICDAR 2003,
-# the high-resolution pictures of TextZoom's train2, words of COCO-Text, of born-digital pictures (ICDAR 2013), of
-# WildReceipt and of SROIE, and the five test sets below, whose words are kept out.
-# Fonts and photographs come from Debian; without them the renderer takes what the machine has:
+# TextZoom's train2 as pairs (each line of gt.txt: high resolution, low resolution, label, with tabs between), words of
+# COCO-Text, of born-digital pictures (ICDAR 2013), of WildReceipt and of SROIE, and the five test sets after --apart,
+# whose words are kept out.
+# Fonts and photographs come from Debian. Without these fonts the renderer takes those of the machine; the folders of
+# photographs must exist:
 #   xargs apt-get install -y --no-install-recommends plasma-workspace-wallpapers lomiri-wallpapers-16.04 \
 #     lomiri-wallpapers-20.04 < lib/wordsets/rendering/font_packages.txt
 set -eu

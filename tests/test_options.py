@@ -59,6 +59,8 @@ def test_every_flag_has_help_and_is_read():
         if action.dest != 'help':
             assert action.help, action.dest
             assert re.search(rf'args\.{derived.get(action.dest, action.dest)}\b', code), action.dest
+    shown = ' '.join(build_parser().format_help().split())
+    assert '0.005 with textsr' in shown and '(default: 1.0)' in shown and 'None)' not in shown
 
 
 def test_defaults_of_a_run_without_training_data():

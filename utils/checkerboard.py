@@ -19,6 +19,7 @@ from lib.imaging import read_image, to_tensor
 from lib.inference.enlarging import Method
 from lib.inference.tables import markdown_table
 from lib.metrics import checkerboard
+from lib.options import HelpFormatter
 from lib.runtime.console import run_command
 
 FLAT = (128, 120, 140)
@@ -27,7 +28,7 @@ FLAT = (128, 120, 140)
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Print how strong a checkerboard generators draw where there is no '
                                                  'detail.',
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')
     parser.add_argument('--box', type=box, help='that part, x,y,width,height in pixels; none: the whole photograph')

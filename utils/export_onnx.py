@@ -27,6 +27,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.checkpoint import BUILDERS, load_network
 from lib.imaging import RECOGNIZER_SIZE
+from lib.options import HelpFormatter
 from lib.runtime.console import run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import vocabulary_of
@@ -34,7 +35,7 @@ from lib.vocabulary import vocabulary_of
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Write a generator or a recognizer as ONNX.',
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     parser.add_argument('weights', help='file of weights or training checkpoint')
     parser.add_argument('output', help='file to write, such as textsr.onnx')
     parser.add_argument('--network', choices=list(BUILDERS),

@@ -23,6 +23,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.imaging import read_image
+from lib.options import HelpFormatter
 from lib.runtime.console import run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import normalize
@@ -33,7 +34,7 @@ NAMED = 5  # skipped entries named for each reason
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Split lists of words into training and validation.',
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as for create_lmdb.py')
     parser.add_argument('--apart', nargs='*', default=[], help='lists of test words that nothing may be near to')
     parser.add_argument('--out', default='./dataset/lists', help='folder of train.odgt and val.odgt')

@@ -20,6 +20,7 @@ from lib.losses.text_perceptual import text_perceptual_loss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
+from lib.options import HelpFormatter
 from lib.runtime.console import run_command
 from lib.vocabulary import Vocabulary
 
@@ -29,7 +30,7 @@ JPEG_BYTES = 5_000  # of a word
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Estimate what training costs, from counted operations and bytes.',
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     parser.add_argument('--words', type=int, default=1_290_000, help='words in an epoch; the default is SynthText_hr')
     parser.add_argument('--epochs', type=int, default=10, help='epochs')
     args = parser.parse_args(argv)
