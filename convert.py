@@ -22,7 +22,7 @@ from lib.runtime.console import printable, run_command
 from lib.runtime.system import share_heap
 from lib.wordsets.word_lists import match_labels
 
-WINDOW = 128  # images in memory at once, from which those of similar sizes are put together
+WINDOW = 64  # images in memory at once, from which those of similar sizes are put together
 WINDOW_PIXELS = 16_000_000  # of their results; a larger image is there alone
 
 

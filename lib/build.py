@@ -1,5 +1,8 @@
 """Networks, trainer, data and methods from the flags of main.py."""
+import json
 import os
+import shlex
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -223,7 +226,17 @@ def read_resumed(args):
     if state.get('arch') != args.arch or 'progress' not in state:
         kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
         raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
+    if args.demo and trained_on(path):
+        raise ValueError(f'--resume {path}: give its --train_data_dir too: {shlex.join(trained_on(path))}')
     return state
+
+
+def trained_on(path):
+    """The --train_data_dir that the run of a checkpoint was given; [] where its args.json does not tell."""
+    with suppress(OSError, ValueError):
+        flags = json.loads(Path(path).with_name('args.json').read_text(encoding='utf-8'))
+        return [] if flags.get('demo') else flags.get('train_data_dir') or []
+    return []
 
 
 def resumes_in_place(args, state):

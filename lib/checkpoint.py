@@ -79,8 +79,9 @@ def load_checkpoint(path):
 
 
 def _readable_beside(path):
-    usable = [other.name for other in sorted(path.parent.glob('*.pth')) if other != path and not _read(other)[1]]
-    return f'; readable beside it: {", ".join(usable)}' if usable else ''
+    where, folder = ('in', path) if path.is_dir() else ('beside', path.parent)
+    usable = [other.name for other in sorted(folder.glob('*.pth')) if other != path and not _read(other)[1]]
+    return f'; readable {where} it: {", ".join(usable)}' if usable else ''
 
 
 def _read(path):

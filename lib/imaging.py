@@ -93,6 +93,12 @@ def read_image(source, keep_alpha=False):
         raise ValueError(f'unreadable image: {error}') from error
 
 
+def count_frames(path):
+    """The frames or pages of a GIF, PNG, TIFF or WebP file, else 1: only the first is ever read."""
+    with Image.open(path, formats=READABLE) as image:
+        return getattr(image, 'n_frames', 1) if image.format in ('GIF', 'PNG', 'TIFF', 'WEBP') else 1
+
+
 def to_tensor(image):
     """8-bit RGB PIL image -> float32 (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().div_(255)  # HWC -> CHW

@@ -11,8 +11,21 @@
 #     lomiri-wallpapers-20.04 < lib/wordsets/rendering/font_packages.txt
 set -eu
 
+for set in iiit5k_train svt_train ic15_train ic03_train textzoom_train2 cocotext_train borndigital_train \
+    wildreceipt_train sroie_train iiit5k_3000 svt_647 ic13_1015 cute80_288 textzoom_test_easy; do
+    test -f ./real/$set/gt.txt || { echo "recipes/data.sh: ./real/$set/gt.txt is missing" >&2; exit 1; }
+done
+
+# What is there already is left alone.
 render() {
-    python3 utils/render_words.py --background_dir /usr/share/wallpapers /usr/share/backgrounds "$@"
+    test -f "$2/data.mdb" ||
+        python3 utils/render_words.py --background_dir /usr/share/wallpapers /usr/share/backgrounds "$@"
+}
+pack() {
+    test -f "$4/data.mdb" || python3 utils/create_lmdb.py "$@"
+}
+split_words() {
+    test -f "$2/val.odgt" || python3 -m utils.split_words "$@"
 }
 render --out ./dataset/words_40k --count 40000 --seed 7 --font_split train
 render --out ./dataset/words_60k --count 60000 --seed 8 --font_split train
@@ -29,25 +42,25 @@ render --out ./dataset/words_s29 --count 120000 --seed 29 --font_split train
 render --out ./dataset/words_val --count 1000 --seed 99 --font_split val
 render --out ./dataset/words_val4k --count 4000 --seed 98 --font_split val
 
-python3 -m utils.split_words --out ./dataset/lists \
+split_words --out ./dataset/lists \
     --input ./real/iiit5k_train ./real/svt_train ./real/ic15_train ./real/ic03_train ./real/textzoom_train2 \
     --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
-python3 utils/create_lmdb.py --input ./dataset/lists/train.odgt --output ./dataset/real_train
-python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val
-python3 utils/create_lmdb.py --input ./dataset/lists/val.odgt --output ./dataset/real_val_small \
+pack --input ./dataset/lists/train.odgt --output ./dataset/real_train
+pack --input ./dataset/lists/val.odgt --output ./dataset/real_val
+pack --input ./dataset/lists/val.odgt --output ./dataset/real_val_small \
     --max_width 64 --max_height 32
 
 # What the recognizer is trained further on besides: born-digital words, receipts, and words of COCO-Text.
-python3 -m utils.split_words --out ./dataset/lists_new \
+split_words --out ./dataset/lists_new \
     --input ./real/cocotext_train ./real/borndigital_train ./real/wildreceipt_train ./real/sroie_train \
     --apart ./real/iiit5k_3000 ./real/svt_647 ./real/ic13_1015 ./real/cute80_288 ./real/textzoom_test_easy
-python3 utils/create_lmdb.py --input ./dataset/lists_new/train.odgt --output ./dataset/real_train_new
-python3 utils/create_lmdb.py --input ./dataset/lists_new/val.odgt --output ./dataset/real_val_new
+pack --input ./dataset/lists_new/train.odgt --output ./dataset/real_train_new
+pack --input ./dataset/lists_new/val.odgt --output ./dataset/real_val_new
 
 # For textsr and textsr_x2: the real words that are at least 28 pixels high, and TextZoom's pairs without those that
 # validate or are near a test word.
 cat ./dataset/lists/train.odgt ./dataset/lists_new/train.odgt > ./dataset/lists/all.odgt
-python3 utils/create_lmdb.py --input ./dataset/lists/all.odgt --output ./dataset/real_tall --min_height 27
+pack --input ./dataset/lists/all.odgt --output ./dataset/real_tall --min_height 27
 grep -o 'textzoom_train2/images/[^"]*' ./dataset/lists/train.odgt | sed 's#textzoom_train2/##' > ./dataset/lists/pairs.txt
 grep -F -f ./dataset/lists/pairs.txt ./real/textzoom_train2/gt.txt > ./real/textzoom_train2/pairs_train.txt
-python3 utils/create_lmdb.py --input ./real/textzoom_train2/pairs_train.txt --output ./dataset/textzoom_pairs
+pack --input ./real/textzoom_train2/pairs_train.txt --output ./dataset/textzoom_pairs

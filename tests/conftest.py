@@ -5,10 +5,12 @@ import pytest
 import torch
 from helpers import TINY_ASTER, WORDS, word_records, write_lmdb
 
+import convert
 from lib.checkpoint import save_checkpoint
 from lib.inference.conversion import Converter
 from lib.models.aster import Aster
 from lib.models.generator import Generator
+from lib.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -78,3 +80,33 @@ def interrupt_at(monkeypatch):
 
         monkeypatch.setattr(Converter, 'convert', interrupted)
     return set_name
+
+
+@pytest.fixture
+def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
+    """convert.py: run(*arguments) in tmp_path -> (exit status, what was printed, what was reported)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        argv = [*map(str, arguments), '--textsr_path', generators[4], '--aster_path', tiny_aster, '--beam_width=1']
+        try:
+            status = convert.main(argv)
+        except SystemExit as error:
+            status = error.code
+        return (status, *capsys.readouterr())
+    return call
+
+
+@pytest.fixture
+def read_as_sale(monkeypatch):
+    """What is read is SALE, and a list of the sizes of what was read."""
+    sizes = []
+
+    def build_reader(args, device):
+        def read(pictures):
+            sizes.extend(picture.size for picture in pictures)
+            return [('SALE', -0.5) for _ in pictures]
+        return read, Vocabulary()
+
+    monkeypatch.setattr('lib.inference.build.build_reader', build_reader)
+    return sizes

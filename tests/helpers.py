@@ -73,3 +73,8 @@ def alive(pid):
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except OSError:
         return False
+
+
+def files(path):
+    """The files below a folder, as sorted strings."""
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())

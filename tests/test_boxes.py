@@ -159,7 +159,8 @@ def test_results_of_one_image_need_no_name(tmp_path):
 
 
 @pytest.mark.parametrize('name, content, told', [
-    ('x.txt', '1,2,3,4\n1,2,3\n', 'line 2'), ('x.txt', '1,2,0,4', 'above zero'), ('x.txt', 'no boxes here', 'line 1'),
+    ('x.txt', '1,2,3,4\n1,2,3\n', 'line 2'), ('x.txt', '1,2,0,4', 'above zero'),
+    ('x.txt', '0 0.51 0.42 0.2 0.1', 'line 1: .*pixels are needed, not shares'), ('x.txt', 'no boxes here', 'line 1'),
     ('x.txt', 'a.jpg 1,2,3', 'line 1: .a.jpg 1,2,3.: give'),
     ('x.json', '{', 'x.json'), ('x.json', '{"a.jpg": [[1, 2, 3]]}', 'polygon'),
     ('x.json', '[{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 2, "bbox": [1, 2, 3, 4]}]', 'give .*file_name'),

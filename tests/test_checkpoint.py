@@ -103,6 +103,8 @@ def test_missing_names_what_is_beside(tmp_path):
     save_checkpoint(tmp_path / 'best.pth', content())
     with pytest.raises(FileNotFoundError, match='last.pth: no such checkpoint; readable beside it: best.pth'):
         load_checkpoint(tmp_path / 'last.pth')
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path.name}: no such checkpoint; readable in it: best.pth'):
+        load_checkpoint(tmp_path)
 
 
 def test_truncated_anywhere(tmp_path):

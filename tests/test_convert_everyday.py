@@ -1,4 +1,4 @@
-"""convert.py without --ds_scale: pictures as arguments, TextSR alone, words of photographs, going on."""
+"""convert.py without --ds_scale: pictures as arguments, TextSR alone, words of photographs."""
 import json
 import os
 import re
@@ -8,52 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from helpers import photo
-from PIL import Image, ImageDraw, features
+from helpers import files, photo
+from PIL import Image, ImageCms, ImageDraw, features
 
 import convert
-from lib.checkpoint import save_checkpoint
 from lib.imaging import read_image
 from lib.inference import conversion
 from lib.inference.files import find_images
-from lib.models.generator import Generator
 
 ROOT = Path(convert.__file__).resolve().parent
-
-
-@pytest.fixture
-def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
-    """run(*arguments) in tmp_path -> (exit status, what was printed, what was reported)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        argv = [*map(str, arguments), '--textsr_path', generators[4], '--aster_path', tiny_aster, '--beam_width=1']
-        try:
-            status = convert.main(argv)
-        except SystemExit as error:
-            status = error.code
-        return (status, *capsys.readouterr())
-    return call
-
-
-@pytest.fixture
-def read_as_sale(monkeypatch):
-    """What is read is SALE, and a list of the sizes of what was read."""
-    sizes = []
-
-    def build_reader(args, device):
-        def read(pictures):
-            sizes.extend(picture.size for picture in pictures)
-            return [('SALE', -0.5) for _ in pictures]
-        return read, conversion.Vocabulary()
-
-    monkeypatch.setattr('lib.inference.build.build_reader', build_reader)
-    return sizes
-
-
-def files(path):
-    return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())
 
 
 @pytest.mark.parametrize(('scale', 'methods'), [('2', ['bicubic', 'textsr']), ('4', ['bicubic', 'srgan', 'textsr'])])
@@ -109,7 +72,8 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
 
 @pytest.mark.parametrize('flags, told', [
     (['a.png', '--methods', 'textsrr'], r'--methods textsrr: give bicubic, .*srgan.*, textsr.* or NAME=FILE'),
-    (['--methods', 'textsr', 'a.png'], 'give an image'), (['a.png', '--methods', 'x=missing.pth'], 'missing.pth'),
+    (['--methods', 'textsr', 'a.png'], 'give an image .*; images stand before --methods'),
+    (['a.png', '--methods', 'x=missing.pth'], 'missing.pth'),
     (['--methods', 'textsr', 'a.png', '-i', 'a.png'], 'images stand before --methods'),
     (['a.png', '--methods', 'Compare=x.pth'], "folder 'Compare'"),
     (['a.png', '--methods', 'metrics.tsv=x.pth'], "folder 'metrics.tsv'"),
@@ -117,7 +81,8 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     (['a.png', '--methods', 'textsr', 'textsr'], 'another name'), (['a.png', '-o', '.'], 'among the inputs'),
     (['a.png', '-o', 'a.png'], 'take the place of an input'),
     (['a.png', '--no_read', '--labels', 'gt.txt'], '--labels gt.txt: .* with --no_read'),
-    (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
+    (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', '-o', 'b.tif'], 'b.tif: results are PNG; give NAME.png'),
+    (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
     (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),
 ])
 def test_flags_that_cannot_be(run, tmp_path, flags, told):
@@ -249,110 +214,56 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
     assert np.abs(np.asarray(read_image(tmp_path / 'own/a.png')) - whole).max() <= 1
 
 
-def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
-    (tmp_path / 'in').mkdir()
-    for number in range(4):
-        photo(seed=number).save(tmp_path / f'in/{number}.png')
-    (tmp_path / 'gt.txt').write_text(''.join(f'in/{number}.png\tx\n' for number in range(4)))
-    flags = ['in', '--methods', 'bicubic', 'textsr', '--labels', 'gt.txt', '--batch_size', '1', '--skip_existing']
-    interrupt_at('2.png')
-    assert run(*flags)[0] == 130
-    first = (tmp_path / 'enlarged/textsr/0.png').stat()
-    interrupt_at(None)
-    status, _, reported = run(*flags)
-    assert status == 0 and '2 of 4 images have their results already' in reported and '2 of 2 images' in reported
-    assert (tmp_path / 'enlarged/textsr/0.png').stat().st_mtime_ns == first.st_mtime_ns
-    summary = json.loads((tmp_path / 'enlarged/metrics.json').read_text())
-    assert summary['methods']['textsr'] == {'images': 4, 'words': 4, 'accuracy': 0.0}
-    lines = (tmp_path / 'enlarged/metrics.tsv').read_text().splitlines()
-    assert len(lines) == 1 + 2 * 4 and len({line.count('\t') for line in lines}) == 1
-    assert all(f'"{number}.png"' in (tmp_path / 'enlarged/compare/index.html').read_text() for number in range(4))
-    (tmp_path / 'enlarged/compare/3.png').unlink()
-    assert '3 of 4 images have their results already' in run(*flags)[2]
+def test_a_photograph_whose_words_all_lie_outside_is_left_out(run, tmp_path):
+    photo((400, 300)).save(tmp_path / 'a.png')
+    status, _, reported = run('a.png', '--zoom', '999,0,5,5')
+    assert status == 1 and 'a.png: left out: none of its boxes lies inside' in reported and not files(tmp_path)[1:]
 
 
-@pytest.fixture
-def compared(run, tmp_path, generators):
-    """Two pictures converted by three methods; compared(*flags, methods=...) -> what is reported on going on."""
-    for number, name in enumerate('ab'):
-        photo(seed=number).save(tmp_path / f'{name}.png')
-    mine = tmp_path / 'mine.pth'
-    mine.write_bytes(Path(generators[4]).read_bytes())
-
-    def go_on(*flags, methods=('bicubic', 'textsr', f'mine={mine}')):
-        status, _, reported = run('a.png', 'b.png', '--skip_existing', '--ds_scale=4', '-o=out', *flags, '--methods',
-                                  *methods)
-        assert status == 0
-        return reported
-    assert '0 of 2 images have their results already' in go_on()
-    return go_on
+def test_a_result_larger_than_pillow_opens_is_on_the_page(run, tmp_path, monkeypatch):
+    photo((40, 20)).save(tmp_path / 'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)  # the result has 12,800
+    assert run('a.png', '--methods', 'bicubic', 'textsr', '--no_read', '-o', 'out')[0] == 0
+    assert '"width":160,"height":80' in (tmp_path / 'out/compare/index.html').read_text()
 
 
-def figures(tmp_path):
-    """{method: number of images} of metrics.json, which agrees with metrics.tsv."""
-    counts = {name: method['images'] for name, method in
-              json.loads((tmp_path / 'out/metrics.json').read_text())['methods'].items()}
-    assert len((tmp_path / 'out/metrics.tsv').read_text().splitlines()) == 1 + sum(counts.values())
-    return counts
+def test_the_colour_profile_stays_and_further_frames_are_told(run, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    photo().save(tmp_path / 'a.png', icc_profile=profile)
+    photo().convert('CMYK').save(tmp_path / 'b.jpg', icc_profile=profile.replace(b'RGB ', b'CMYK', 1))
+    photo().save(tmp_path / 'c.tif', save_all=True, append_images=[photo(seed=1)])
+    status, _, reported = run('a.png', 'b.jpg', 'c.tif', '--no_read')
+    assert status == 0 and reported.count('frames') == 1 and 'c.tif: the first of its 2 frames or pages' in reported
+    kept = [Image.open(tmp_path / f'enlarged/{name}.png').info.get('icc_profile') for name in 'abc']
+    assert kept == [profile, None, None]
 
 
-@pytest.mark.parametrize('lost', ['metrics.tsv', 'metrics.json'])
-def test_going_on_after_a_kill_gives_the_figures_of_all(compared, tmp_path, lost):
-    everything = figures(tmp_path)
-    assert everything == {'bicubic': 2, 'textsr': 2, 'mine': 2, 'original': 2}
-    assert '2 of 2 images have their results already' in compared()
-    (tmp_path / 'out' / lost).unlink()
-    assert '0 of 2 images have their results already' in compared() and figures(tmp_path) == everything
-    path = tmp_path / 'out/metrics.tsv'
-    path.write_text(re.sub(r'b\.png\tb\.png\tmine\t.*\n', '', path.read_text()))
-    assert '1 of 2 images have their results already' in compared() and figures(tmp_path) == everything
-
-
-def test_going_on_by_some_of_the_methods(compared, tmp_path):
-    (tmp_path / 'out/compare/b.png').unlink()
-    assert '1 of 2 images have their results already' in compared(methods=['bicubic', 'textsr'])
-    assert figures(tmp_path) == {'bicubic': 2, 'textsr': 2, 'original': 2}
-    assert '"mine"' not in (tmp_path / 'out/compare/index.html').read_text()
-
-
-def test_going_on_with_other_settings_converts_all_again(compared, tmp_path):
-    for flags, changed in ((['--width=64', '--height=16'], 'width, height'),
-                           (['--no_read'], 'width, height, recognizer'),
-                           (['--no_read', '--zoom', '2,2,9,9'], 'boxes'), ([], 'boxes, recognizer')):
-        reported = compared(*flags)
-        assert f'metrics.json: of a run with other {changed}:' in reported and '0 of 2 images' in reported
-        assert '2 of 2 images have their results already' in compared(*flags)
-    before = (tmp_path / 'out/mine/a.png').read_bytes()
-    torch.manual_seed(7)
-    save_checkpoint(tmp_path / 'mine.pth', {'state_dict': Generator(4, 1, 4).state_dict()})
-    assert 'of a run with other weights:' in compared()
-    assert (tmp_path / 'out/mine/a.png').read_bytes() != before
-
-
-def test_going_on_with_a_label_more(run, tmp_path):
-    for number, name in enumerate('ab'):
-        photo(seed=number).save(tmp_path / f'{name}.png')
-    for labels in ('a.png\tx\n', 'a.png\tx\nb.png\ty\n'):  # no drawings, one method: there are figures all the same
-        (tmp_path / 'gt.txt').write_text(labels)
-        status, _, reported = run('a.png', 'b.png', '-o=out', '--labels', 'gt.txt', '--skip_existing')
-        assert status == 0
-    assert '1 of 2 images have their results already' in reported and figures(tmp_path) == {'textsr': 2}
-
-
-@pytest.mark.parametrize('name, content', [
-    ('metrics.tsv', b'epoch\tloss\n1\t0.5\n'), ('metrics.tsv', b'\xff\xfe'), ('metrics.tsv', b'"' + b'x' * 200_000),
-    ('metrics.json', b'{'), ('metrics.json', b'[]'), ('metrics.tsv', None),
-])
-def test_going_on_beside_files_of_other_programs(run, tmp_path, name, content):
+def test_an_image_given_twice_is_converted_once(run, tmp_path):
     photo().save(tmp_path / 'a.png')
-    flags = ['a.png', '--methods', 'bicubic', 'textsr', '--skip_existing']
-    assert run(*flags)[0] == 0
-    path = tmp_path / 'enlarged' / name
-    path.unlink()
-    path.write_bytes(content) if content else path.mkdir()
-    status, printed, reported = run(*flags)
-    assert status == 2 and printed == '' and len(reported.splitlines()) == 1
-    assert name in reported and ('move it away' in reported or content is None)
+    status, printed, _ = run('a.png', tmp_path / 'a.png', '--no_read')
+    assert status == 0 and files(tmp_path / 'enlarged') == ['a.png']
+
+
+def test_a_folder_that_cannot_be_read_is_named(run, tmp_path, monkeypatch):
+    (tmp_path / 'hidden').mkdir()
+
+    def scandir(path):
+        raise PermissionError(13, 'Permission denied', str(path))
+    monkeypatch.setattr(os, 'scandir', scandir)
+    status, _, reported = run('hidden')
+    assert status == 2 and 'hidden: Permission denied' in reported
+
+
+def test_an_image_counts_as_done_when_its_result_is_there(run, tmp_path, monkeypatch):
+    photo().save(tmp_path / 'a.png')
+    there = []
+    save = conversion.Converter._save
+
+    def watched(converter, job):
+        converter.done = lambda: there.append(files(tmp_path / 'enlarged'))
+        save(converter, job)
+    monkeypatch.setattr(conversion.Converter, '_save', watched)
+    assert run('a.png')[0] == 0 and there == [['a.png']]
 
 
 @pytest.mark.skipif('avif' not in features.get_supported(), reason='this Pillow has no AVIF')

@@ -59,7 +59,7 @@ def commands():
              for block in re.findall(r'```sh\n(.*?)```', page.read_text(encoding='utf-8'), flags=re.DOTALL)
              for command in lines_of(block)]
     for recipe in sorted(ROOT.glob('recipes/*')):
-        text = recipe.read_text(encoding='utf-8')
+        text = recipe.read_text(encoding='utf-8').rpartition('\n}\n')[2]  # behind the functions
         lines = lines_of(text) if recipe.suffix == '.sh' else [f'python3 main.py @{recipe.relative_to(ROOT)}']
         found += [(recipe.relative_to(ROOT), line) for line in lines]
     return found
@@ -83,8 +83,8 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
         Path(name).touch()
     Path('digits.txt').write_text('0123456789')
     words = shlex.split(command)
-    if words[0] == 'render':  # the function of recipes/data.sh
-        words[0] = 'utils/render_words.py'
+    functions = {'render': 'utils/render_words.py', 'pack': 'utils/create_lmdb.py', 'split_words': 'utils.split_words'}
+    words[0] = functions.get(words[0], words[0])  # those of recipes/data.sh
     while words and not (words[0] in PARSERS or words[0].endswith('.sh')):
         words.pop(0)  # the interpreter, torchrun and its flags
     if words and words[0] in PARSERS:

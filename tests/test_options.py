@@ -289,6 +289,18 @@ def test_resume_where_nothing_is_yet(run, tmp_path, tiny_lmdb, tiny_aster, capsy
     assert (tmp_path / 'new' / 'last.pth').exists()
 
 
+def test_resume_without_the_words_that_the_run_was_trained_on(run, tmp_path, tiny_aster, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where the words of a run without --train_data_dir would be rendered
+    assert run('--arch', 'srresnet') == (0, [])
+    words = json.loads((tmp_path / 'logs' / 'args.json').read_text())['train_data_dir']
+    args = (tmp_path / 'logs' / 'args.json').read_text()
+    capsys.readouterr()
+    assert main.main([*TINY, '--arch', 'srresnet', '--logs_dir', str(tmp_path / 'logs'), '--aster_path', tiny_aster,
+                      '--resume']) == 2
+    assert f'give its --train_data_dir too: {words[0]}' in capsys.readouterr().err
+    assert (tmp_path / 'logs' / 'args.json').read_text() == args and not (tmp_path / 'dataset').exists()
+
+
 def test_status_of_the_command_itself(capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['main.py', '--height', '30'])
     with pytest.raises(SystemExit) as caught:

@@ -29,6 +29,8 @@ def polygon(numbers):
         x, y, width, height = numbers
         if width <= 0 or height <= 0:
             raise ValueError(f'{numbers}: x,y,w,h with w and h above zero are needed')
+        if width < 1 and height < 1:
+            raise ValueError(f'{numbers}: pixels are needed, not shares of the picture as YOLO has them')
         return [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f'{numbers}: give x,y,w,h or the corners x1,y1,x2,y2,x3,y3,... of a polygon')

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lib.datasets.degradation import degrade
-from lib.imaging import RECOGNIZER_SIZE, quantize, read_image, resize, to_pil, to_rgb, to_tensor
+from lib.imaging import RECOGNIZER_SIZE, count_frames, quantize, read_image, resize, to_pil, to_rgb, to_tensor
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
 from lib.inference.files import ORIGINAL, ORIGINALS
@@ -53,6 +53,7 @@ class Job:
     alpha: torch.Tensor = None  # (3, h, w), three times the same
     hr: Image.Image = None  # 8-bit, where it is known
     label: str = None
+    profile: bytes = None  # ICC, of RGB
     is_scene: bool = False  # its words are read, not the whole
     words: dict = field(default_factory=dict)  # {text of the corners: normalized corners}
     versions: dict = field(default_factory=dict)  # {method: Version}
@@ -77,10 +78,11 @@ class Version:
                                          detail_texts=tuple(words) if None not in words else ())
 
 
-def save(picture, path):
-    """Write a PNG; errors as those of `written_beside`."""
+def save(picture, path, profile=None):
+    """Write a PNG, with an ICC profile if it has one; errors as those of `written_beside`."""
     with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
-        picture.save(beside, 'PNG', compress_type=zlib.Z_RLE)  # as small as the default, in less time
+        # as small as with the default, in less time
+        picture.save(beside, 'PNG', compress_type=zlib.Z_RLE, icc_profile=profile)
 
 
 @dataclass
@@ -122,12 +124,14 @@ class Converter:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError('not a regular file')
         image = read_image(path, self.keep_alpha)
+        profile = image.info.get('icc_profile') or b''
         size = self.size or tuple(max(1, side // self.ds_scale) * self.ds_scale for side in image.size)
         kept = image.size if self.size else tuple(map(min, size, image.size))
         pixels = size[0] * size[1] * (self.scale // self.ds_scale) ** 2
         if pixels > MAX_PIXELS:
+            smaller = ', or --methods textsr_x2' if self.scale == 4 and self.ds_scale == 1 else ''
             raise ValueError(f'the result would have {pixels} pixels, more than {MAX_PIXELS}; give --width and '
-                             '--height')
+                             f'--height{smaller}')
         alpha = None
         if image.mode == 'RGBA':
             alpha, image = image.getchannel('A').convert('RGB'), image.convert('RGB')
@@ -135,17 +139,24 @@ class Converter:
         images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
                          for part in (image, alpha))
         job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0],
-                  label=self.labels.get(path))
+                  label=self.labels.get(path), profile=profile if profile[16:20] == b'RGB ' else None)
+        frames = count_frames(path)
+        if frames > 1:
+            self.say(f'{printable(path)}: the first of its {frames} frames or pages')
         if self.ds_scale > 1:
             job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
-        for pixels in self.words_of(path, whole):
+        words = self.words_of(path, whole)
+        for pixels in words:
             corners = boxes.normalize_corners(pixels, *kept)
             text = boxes.text_of(pixels)
             if corners is None:
                 self.say(f'{printable(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
             else:
                 job.words[text] = corners
-        job.is_scene = bool(job.words) or min(size) > boxes.SCENE
+        is_photograph = min(size) > boxes.SCENE
+        if is_photograph and words and not job.words:
+            raise ValueError('none of its boxes lies inside, and all of it would be enlarged')
+        job.is_scene = bool(job.words) or is_photograph
         return job
 
     def _fit(self, picture, size):
@@ -165,11 +176,9 @@ class Converter:
             for job, picture in self._enlarge(jobs, enlarger, grounds):
                 job.versions[method] = self._version(job, method, picture if picture.mode == 'RGB' else to_rgb(picture))
                 if job.pixels > KEPT_PIXELS:
-                    save(picture, self.folders[method] / job.result)
+                    save(picture, self.folders[method] / job.result, job.profile)
                 else:
                     job.versions[method].unsaved = picture
-                if None not in job.versions.values():
-                    self.done()
         for job in jobs:
             if job.hr is not None:
                 job.versions[ORIGINAL] = self._version(job, ORIGINAL, job.hr)
@@ -247,10 +256,11 @@ class Converter:
     def _save(self, job):
         for method, version in job.versions.items():
             if version.unsaved:
-                save(version.unsaved, self.folders[method] / job.result)
+                save(version.unsaved, self.folders[method] / job.result, job.profile)
         if self.drawings:
             if job.hr is not None:
-                save(job.hr, self.drawings / ORIGINALS / job.result)  # compare/index.html shows it
+                save(job.hr, self.drawings / ORIGINALS / job.result, job.profile)  # compare/index.html shows it
             words = [boxes.bounds(corners) for corners in list(job.words.values())[:DRAWN]]
             versions = [version.drawn for version in job.versions.values()]
             save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)
+        self.done()

@@ -62,16 +62,23 @@ def find_images(sources, recursive=False, results=()):
 
     An image's name is its path below the folder that was given. Of a folder the files with the suffix of an image are
     taken, with `recursive` those of its sub-folders too, except the folders `results`; links to folders are not
-    followed. ValueError where a source does not exist.
+    followed. ValueError where a source does not exist or a folder cannot be read.
     """
     images, others, left_out = [], [], {identity(folder) for folder in results} - {None}
+
+    def refuse(error):
+        raise ValueError(f'{printable(error.filename)}: {error.strerror}')
+
+    once = {}
     for source in map(Path, sources):
+        once.setdefault(identity(source) or source, source)
+    for source in once.values():
         if not os.path.lexists(source):
             raise ValueError(f'{printable(source)}: no such file or folder')
         if not source.is_dir():
             images.append((source, Path(source.name)))
             continue
-        for folder, folders, names in os.walk(source):
+        for folder, folders, names in os.walk(source, onerror=refuse):
             folders[:] = sorted(name for name in folders if recursive and not name.startswith('.')
                                 and identity(Path(folder, name)) not in left_out)
             for path in (Path(folder, name) for name in sorted(names)):
@@ -117,8 +124,8 @@ def check_outputs(out_path, folders, images, results, sources):
                              'choose another folder')
         for target in (folder / name for name in results):
             if identity(target) in inputs:
-                raise ValueError(f'{printable(out_path)}: the result {printable(target)} would take the place of an '
-                                 'input; choose another folder')
+                raise ValueError(f'the result {printable(target)} would take the place of an input; choose another '
+                                 '--out_path')
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)

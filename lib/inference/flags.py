@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lib.inference.boxes import Boxes, polygon
-from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, method_paths
+from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, SUFFIXES, method_paths
 from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS, Parser
 from lib.runtime.console import printable
 
@@ -77,7 +77,8 @@ def complete(args):
     measured = args.measured = args.ds_scale is not None
     args.sources = [*args.images, *([args.image_path] if args.image_path else [])] or (['./'] if measured else [])
     if not args.sources:
-        raise ValueError('give an image or a folder of images')
+        hint = '; images stand before --methods' if any(map(os.path.exists, args.methods or ())) else ''
+        raise ValueError(f'give an image or a folder of images{hint}')
     args.ds_scale = args.ds_scale or 1
     for name in ('width', 'height', 'beam_width', 'batch_size'):
         value = getattr(args, name)
@@ -102,8 +103,10 @@ def complete(args):
     args.out_name = None
     args.out_path = args.out_path or ('./' if measured else './enlarged')
     several = measured or len(args.paths) > 1
-    if args.out_path.lower().endswith(('.png', '.jpg', '.jpeg', '.webp')) and not os.path.isdir(args.out_path):
-        if several or len(args.sources) > 1 or os.path.isdir(args.sources[0]) or not args.out_path.endswith('.png'):
+    if args.out_path.lower().endswith(SUFFIXES) and not os.path.isdir(args.out_path):
+        if not args.out_path.lower().endswith('.png'):
+            raise ValueError(f'--out_path {printable(args.out_path)}: results are PNG; give NAME.png or a folder')
+        if several or len(args.sources) > 1 or os.path.isdir(args.sources[0]):
             raise ValueError(f'--out_path {printable(args.out_path)}: give a folder; NAME.png is for one image and '
                              'method')
         args.out_path, args.out_name = os.path.split(args.out_path)
