@@ -165,7 +165,7 @@ def build_samples(args, vocabulary):
     records = LmdbDataset(args.train_data_dir, args.max_len, vocabulary.ids)
     if args.arch == 'aster':
         reduced = (args.height // args.ds_scale, args.width // args.ds_scale) if args.read_reduced else None
-        samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale)
+        samples = ReadingSamples(records, args.augmentation, reduced, args.ds_scale, args.degradation)
     else:
         samples = PairSamples(records, args.hr_sizes, args.ds_scale, args.degradation, args.augmentation)
     sampler = EpochSampler(records.lengths, args.batch_size, args.seed, args.train_shares, args.epoch_size or None,
@@ -251,8 +251,8 @@ def resume(args, run, state, sampler):
     except ValueError as error:
         raise ValueError(f'--resume {args.resume}: {error}') from error
     if not args.max_steps:  # another number of processes or another batch size counts other steps
-        progress, steps_an_epoch = run.progress, len(sampler)
+        progress, steps_an_epoch, before = run.progress, len(sampler), run.progress.iteration
         sampler.set_epoch(progress.epoch, progress.samples_seen)
         progress.iteration = (progress.epoch + 1) * steps_an_epoch - len(sampler)
-        for optimizer in run.trainer.optimizers.values():
-            optimizer.go_to(progress.iteration)
+        for optimizer in run.trainer.optimizers.values():  # fewer steps, where batches were left out
+            optimizer.go_to(optimizer.scheduler.last_epoch + progress.iteration - before)

@@ -1,5 +1,6 @@
 """Train one epoch, validate, test: what a run does with its networks. The numbers come back as plain floats."""
 import contextlib
+import math
 import signal
 import sys
 from dataclasses import asdict, dataclass, field
@@ -231,7 +232,7 @@ def validate(evaluation, sets, size, methods, log, iteration):
     rows = summarize(readings)
     pooled = [row for row in rows if len(sets) == 1 or row['set'] == 'combined']
     figures = {f'{row["method"]}/{name}': row[name] for row in pooled for name in ('accuracy', 'psnr', 'ssim')
-               if row[name] is not None}
+               if row[name] is not None and math.isfinite(row[name])}
     log.message('\n' + markdown(rows, title=f'Validation after {iteration} steps: word accuracy (%)'))
     log.scalars('val', figures, iteration)
     if len(methods) > 1 and distributed.rank() == 0:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lib.formats import READABLE
 
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
-BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # tags of TIFF
 
 
 def to_rgb(image, keep_alpha=False):
@@ -31,6 +31,8 @@ def to_rgb(image, keep_alpha=False):
         full = float_white(values) if image.mode == 'F' else integer_white(tags)
         if is_converted and values.max() <= 255:
             full = 255
+        if image.mode != 'F' and tags.get(PHOTOMETRIC) == 0:  # zero is white, which Pillow minds for 8 bits only
+            values = full - values
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
         image = image.convert('RGBA')

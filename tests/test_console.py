@@ -52,6 +52,14 @@ def test_a_full_disk_is_told_and_ends_nothing(work):
     assert err.count('No space left on device; the rest of the output is lost') == 1
 
 
+def test_a_full_disk_is_told_by_a_command_that_opened_its_output_before(tmp_path):
+    """As main.py does, for the errors of its flags."""
+    (tmp_path / 'work.py').write_text(
+        f'import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom lib.runtime.console import open_output, run_command\n'
+        'open_output()\nsys.exit(run_command(lambda: print("a line")))\n')
+    assert subprocess.run(f'{sys.executable} {tmp_path}/work.py > /dev/full', shell=True).returncode == 1
+
+
 def test_an_encoding_that_lacks_a_letter(work):
     code, out, err, done = work(lines=1, PYTHONIOENCODING='ascii')
     assert (code, out, err, done) == (0, b'a line of \\u5b57\n', 'a line of \\u5b57\n', True)

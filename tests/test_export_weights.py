@@ -39,6 +39,10 @@ def test_weights_are_averaged(checkpoint, tmp_path, capsys):
     save_checkpoint(tmp_path / 'other.pth', {'arch': 'textsr', 'state_dict': Generator(4, 2, 4).state_dict()})
     assert main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), '0.25']) == 2
     assert 'other.pth: other layers or sizes' in capsys.readouterr().err
+    for name in ('abc', 'cba'):
+        save_checkpoint(tmp_path / f'{name}.pth', {'state_dict': Aster(6, alphabet=name, **TINY_ASTER).state_dict()})
+    assert main([str(tmp_path / 'abc.pth'), out, '--average', str(tmp_path / 'cba.pth'), '0.25']) == 2
+    assert 'cba.pth: another alphabet' in capsys.readouterr().err
     for share in ('half', '2'):
         with pytest.raises(SystemExit):
             main([str(checkpoint), out, '--average', str(tmp_path / 'other.pth'), share])

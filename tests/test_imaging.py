@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_twelve_bits_in_sixteen_where_the_file_says_so(highest):
     buffer = io.BytesIO()
     Image.fromarray(np.array([[0, highest]], dtype=np.uint16)).save(buffer, 'TIFF', tiffinfo={281: 4095})
     assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / 4095 * 255),) * 3
+
+
+def test_sixteen_bits_of_which_zero_is_white():
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(buffer, 'TIFF')
+    is_black = struct.pack('<HHIHH', 262, 3, 1, 1, 0)  # the tag, a short, one of them, its value
+    assert is_black in buffer.getvalue()
+    content = buffer.getvalue().replace(is_black, struct.pack('<HHIHH', 262, 3, 1, 0, 0))
+    assert [read_image(content).getpixel((x, 0))[0] for x in (0, 1)] == [255, 0]
 
 
 def test_exif_orientation_is_applied(picture):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lib.datasets.samples import encode_labels
+from lib.imaging import recognizer_input
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import anchor_loss, perturb, sequence_cross_entropy, text_perceptual_loss
@@ -105,6 +106,7 @@ def test_the_anchor_is_zero_at_the_high_resolution_and_pulls_towards_it(recogniz
     assert loss(hr, 2.0).item() == pytest.approx(loss(hr, 0.0).item(), rel=1e-4)
     far = (0.5 * hr + 0.5 * torch.rand_like(hr)).requires_grad_()
     extra = loss(far, 2.0) - loss(far, 0.0)
+    assert extra.item() == pytest.approx(2 * (loss(far, 1.0) - loss(far, 0.0)).item(), rel=1e-3), 'it is a weight'
     extra.backward()
     assert extra.item() > 0 and far.grad.abs().sum() > 0
     with torch.no_grad():
@@ -136,6 +138,15 @@ def test_mixed_precision_perturbs_as_float32_does():
         with torch.autocast('cpu', torch.bfloat16, enabled=amp):
             text_perceptual_loss(note, images, targets, 4, perturbation=1.0)
     assert torch.equal(*seen)
+    assert (seen[0] - recognizer_input(images)).abs().mean() > 0.01, 'the perturbed image is what is read'
+
+
+def test_a_perturbation_shifts_by_three_hundredths_at_most():
+    torch.manual_seed(0)
+    line = torch.full((32, 3, 64, 256), -1.0)
+    line[..., 126:130] = 1  # the middle, which stays where it is when the size changes
+    shifts = [((perturb(line, strength).mean((1, 2)).argmax(1) - 127.5).abs().max().item()) for strength in (1, 0.5)]
+    assert 5 < shifts[0] <= 0.03 * 256 + 2 and 2 < shifts[1] <= 0.015 * 256 + 2
 
 
 def test_perturbed_images_differ_by_little_and_pass_gradients():

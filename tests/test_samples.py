@@ -54,6 +54,8 @@ def test_reading_samples_and_the_reduced_ones(picture):
     def detail(images):
         return images.float().diff(dim=1).diff(dim=1).abs().mean()
     assert detail(reduced) < detail(plain)
+    real = ReadingSamples(records, reduced=(8, 32), degradation='real')
+    assert any(not torch.equal(real[0, seed]['images'], reduced) for seed in range(4))
 
 
 def test_test_samples_tell_small_pictures(picture):

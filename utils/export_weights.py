@@ -64,6 +64,8 @@ def averaged(model, network, path, share):
             raise ValueError(f'--average {BICUBIC}: this is for a generator, not a {network}')
         return {name: value * (1 - share) if name.startswith('tail.') else value for name, value in weights.items()}
     other = load_network(path, network)[0]
+    if network == 'recognizer' and model.alphabet != other.alphabet:
+        raise ValueError(f'--average {path}: another alphabet')
     others = other.state_dict()
     if network == 'generator' and set(weights) != set(others):
         weights, others = (adapt(generator, generator.scale).state_dict() for generator in (model, other))

@@ -52,12 +52,13 @@ class ReadingSamples(Dataset):
     """Training samples for the recognizer: images uint8 (64, 256, 3), and label. A draw is (index, seed, ...).
 
     They are 8-bit, a quarter of the recognizer's input to carry from data workers. augmentation: strength in [0, 1],
-    see `augment`. reduced: (height, width) to reduce every image to before, and enlarge it from, both bicubic; None
-    keeps the image's own size.
+    see `augment`. reduced: (height, width) that every image is degraded to before, see `degrade`, and enlarged from by
+    bicubic; None keeps the image's own size.
     """
 
-    def __init__(self, records, augmentation=0.0, reduced=None, ds_scale=4):
+    def __init__(self, records, augmentation=0.0, reduced=None, ds_scale=4, degradation='bicubic'):
         self.records, self.augmentation, self.reduced, self.ds_scale = records, augmentation, reduced, ds_scale
+        self.degradation = degradation
 
     def __getitem__(self, draw):
         index, seed, *_ = draw
@@ -69,7 +70,8 @@ class ReadingSamples(Dataset):
         if self.reduced:
             size = self.reduced[0] * self.ds_scale, self.reduced[1] * self.ds_scale
             hr = resize(to_tensor(image)[None], size)
-            image = to_pil(resize(degrade(hr, self.ds_scale), size)[0])
+            lr = degrade(hr, self.ds_scale, self.degradation, torch.Generator().manual_seed(seed))
+            image = to_pil(resize(lr, size)[0])
         if self.augmentation:
             image.thumbnail((width, height))  # which makes all that follows cheap
             image = augment(image, self.augmentation, np.random.default_rng(seed))

@@ -53,6 +53,8 @@ def open_output():
             os.open(os.devnull, os.O_RDWR)  # gets that number: no file that is opened later may
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
+        if isinstance(stream, Output):  # its error must be seen by who asks for it
+            continue
         if stream is None:
             stream = open(os.devnull, 'w')  # noqa: SIM115 (open until the end)
         stream.reconfigure(errors='backslashreplace')

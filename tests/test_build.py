@@ -1,0 +1,128 @@
+"""What the flags of main.py make of networks, trainer and data, and what these are given in a step."""
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import photo
+from PIL import Image
+
+import main
+from lib import build, engine
+from lib.checkpoint import load_checkpoint
+from lib.datasets.samples import encode_labels
+from lib.imaging import recognizer_input, to_tensor
+from lib.losses.text_perceptual import text_perceptual_loss
+from lib.options import parse_args
+from lib.vocabulary import Vocabulary
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def train(tiny_lmdb, tiny_aster):
+    """train(*flags) -> the flags, the recognizer, the vocabulary and the trainer of a run of ten steps."""
+    def make(*flags):
+        args = parse_args(['--train_data_dir', tiny_lmdb('one'), tiny_lmdb('two'), '--aster_path', tiny_aster,
+                           '--blocks=1', '--maps=4', '--disc_maps=2', '--device=cpu', '--amp=off', *flags])
+        torch.manual_seed(0)
+        recognizer, vocabulary = build.build_recognizer(args, CPU)
+        return args, recognizer, vocabulary, build.build_trainer(args, recognizer, vocabulary, CPU, 10)
+    return make
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return {'hr': torch.rand(2, 3, 32, 128, generator=generator), 'lr': torch.rand(2, 3, 8, 32, generator=generator),
+            'targets': encode_labels(['sun', 'K9'], Vocabulary())}
+
+
+def test_flags_reach_the_trainer_and_the_sampler(train):
+    args, _, vocabulary, trainer = train(
+        '--tpl_anchor=0.3', '--tpl_perturbation=0.2', '--tpl_clip=0.7', '--grad_clip=1.5', '--warmup=2',
+        '--decay_steps=4', '--ema=0.9', '--lr=1e-3', '--train_shares', '0.25', '0.75', '--epoch_size=16')
+    assert trainer.tpl_options == {'clip': 0.7, 'perturbation': 0.2, 'anchor': 0.3}
+    assert list(trainer.averages) == ['generator']
+    rates = []
+    step = trainer.optimizers['generator']
+    for number in (0, 2, 6, 9):
+        step.go_to(number)
+        rates.append(step.optimizer.param_groups[0]['lr'])
+    assert step.grad_clip == 1.5 and rates[1:3] == [1e-3, 1e-3] and max(rates[0], rates[3]) < 1e-3
+    assert build.build_samples(args, vocabulary)[1].shares == [0.25, 0.75]
+
+
+def test_the_anchor_compares_with_the_high_resolution(train, batch):
+    _, recognizer, vocabulary, trainer = train('--tpl_perturbation=0')
+    with torch.no_grad():
+        sr = trainer.generator(batch['lr'])
+    expected = text_perceptual_loss(recognizer, sr, batch['targets'], vocabulary.padding, anchor=0.5,
+                                    images_hr=batch['hr'])
+    assert trainer.step(batch)['tpl'].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_every_step_levels_the_phases(train, batch):
+    _, _, _, trainer = train('--arch=srresnet', '--lr=0.1', '--warmup=0')
+    before = trainer.generator.upsample[0][0].bias.detach().clone()
+    trainer.step(batch)
+    for conv, *_ in trainer.generator.upsample:
+        assert conv.bias.detach().unflatten(0, (-1, 4)).std(1).max() < 1e-6
+    assert not torch.equal(trainer.generator.upsample[0][0].bias, before)
+
+
+def test_the_recognizer_learns_from_what_it_will_be_shown(train):
+    _, _, vocabulary, trainer = train('--arch=aster')
+    picture, seen = photo((256, 64)), []
+    trainer.recognizer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trainer.step({'images': torch.from_numpy(np.array(picture))[None].repeat(2, 1, 1, 1),
+                  'targets': encode_labels(['sun', 'K9'], vocabulary)})
+    assert torch.allclose(seen[0][:1], recognizer_input(to_tensor(picture)[None]), atol=1e-5)
+
+
+def test_validation_reads_with_the_average_of_the_recognizer_and_leaves_it_alone(tiny_lmdb, tiny_aster, tmp_path,
+                                                                                  monkeypatch):
+    read, validate = [], engine.validate
+
+    def watched(evaluation, *arguments):
+        read.append({name: value.clone() for name, value in evaluation.recognizer.state_dict().items()})
+        return validate(evaluation, *arguments)
+    monkeypatch.setattr(engine, 'validate', watched)
+    flags = ['--arch=aster', '--ema=0.5', '--epochs=2', '--batch_size=4', '--workers=0', '--device=cpu', '--warmup=1',
+             '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster]
+    assert main.main([*flags, '--logs_dir', str(tmp_path / 'with'), '--val_data_dir', tiny_lmdb('val')]) == 0
+    assert main.main([*flags, '--logs_dir', str(tmp_path / 'without')]) == 0
+    states = [load_checkpoint(tmp_path / name / 'last.pth') for name in ('with', 'without')]
+    for name, value in states[0]['recognizer'].items():
+        assert torch.equal(value, read[1][name]) and torch.equal(value, states[1]['recognizer'][name]), name
+
+
+def test_a_resumed_run_keeps_its_place_in_the_schedule_where_batches_were_left_out(tiny_lmdb, tiny_aster, tmp_path,
+                                                                                    monkeypatch):
+    whole, middle, validate = tmp_path / 'whole', tmp_path / 'middle.pth', engine.validate
+
+    def copy_last(*arguments):
+        if not middle.exists():
+            shutil.copy(whole / 'last.pth', middle)
+        return validate(*arguments)
+    monkeypatch.setattr(engine, 'validate', copy_last)
+    flags = ['--arch=srresnet', '--blocks=1', '--maps=4', '--width=32', '--height=16', '--epochs=2', '--batch_size=1',
+             '--warmup=2', '--lr=1e-2', '--workers=0', '--device=cpu', '--aster_path', tiny_aster, '--train_data_dir',
+             tiny_lmdb(changes={'image-000000003': b'cut'}), '--val_data_dir', tiny_lmdb('val')]
+    assert main.main([*flags, '--logs_dir', str(whole)]) == 0
+    assert main.main([*flags, '--logs_dir', str(tmp_path / 'resumed'), '--resume', str(middle)]) == 0
+    first, second = (load_checkpoint(folder / 'last.pth')['generator'] for folder in (whole, tmp_path / 'resumed'))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_figure_without_a_mean_is_left_out_of_the_log(tiny_lmdb, tiny_aster, tmp_path):
+    """White pictures are restored exactly, so that their PSNR is infinite."""
+    white = io.BytesIO()
+    Image.new('RGB', (32, 16), 'white').save(white, 'PNG')
+    white = {f'image-{number:09d}': white.getvalue() for number in range(1, 9)}
+    assert main.main(['--arch=aster', '--epochs=1', '--batch_size=4', '--workers=0', '--device=cpu', '--train_data_dir',
+                      tiny_lmdb(), '--aster_path', tiny_aster, '--val_data_dir', tiny_lmdb('val', changes=white),
+                      '--logs_dir', str(tmp_path / 'logs')]) == 0
+    entry = (tmp_path / 'logs' / 'log.txt').read_text()
+    assert 'NaN' not in entry and 'bicubic/psnr' not in entry and 'bicubic/accuracy' in entry
