@@ -3,7 +3,7 @@ import signal
 
 import pytest
 import torch
-from helpers import TINY_ASTER, WORDS, word_records, write_lmdb
+from helpers import TINY_ASTER, WORDS, status_of, word_records, write_lmdb
 
 import convert
 from lib.checkpoint import save_checkpoint
@@ -89,11 +89,7 @@ def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
 
     def call(*arguments):
         argv = [*map(str, arguments), '--textsr_path', generators[4], '--aster_path', tiny_aster, '--beam_width=1']
-        try:
-            status = convert.main(argv)
-        except SystemExit as error:
-            status = error.code
-        return (status, *capsys.readouterr())
+        return (status_of(convert.main, argv), *capsys.readouterr())
     return call
 
 

@@ -78,3 +78,11 @@ def alive(pid):
 def files(path):
     """The files below a folder, as sorted strings."""
     return sorted(str(entry.relative_to(path)) for entry in path.rglob('*') if entry.is_file())
+
+
+def status_of(command, argv):
+    """The exit status of a command's main(argv), also where its flags end it."""
+    try:
+        return command(argv)
+    except SystemExit as error:
+        return error.code

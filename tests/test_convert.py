@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import photo
+from helpers import photo, status_of
 from PIL import Image, ImageDraw, ImageFont
 
 import convert
@@ -36,11 +36,7 @@ def run(tmp_path, generators, tiny_aster, capsys):
         argv = ['--image_path', str(image_path), '--out_path', str(tmp_path / 'out'), '--srgan_path', generators[scale],
                 '--textsr_path', generators[scale], '--aster_path', tiny_aster, '--beam_width', '1', '--ds_scale', '4',
                 *map(str, flags)]
-        try:
-            status = convert.main(argv)
-        except SystemExit as error:
-            status = error.code
-        return (status, *capsys.readouterr())
+        return (status_of(convert.main, argv), *capsys.readouterr())
     return call
 
 
