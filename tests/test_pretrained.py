@@ -77,6 +77,17 @@ def test_a_picture_is_what_the_batch_holds(enlarger):
     assert enlarger.enlarge(pictures[0]).size == (18, 12) and enlarger.enlarge([]) == []
 
 
+def test_pictures_need_float32_and_batches_of_something(tiny_aster, generators):
+    picture, half = to_pil(torch.rand(3, 6, 9)), Enlarger(generators[2]).to(torch.bfloat16)
+    reader = Reader(tiny_aster)
+    for use in (half.enlarge, Reader(tiny_aster).double().read):
+        with pytest.raises(ValueError, match='torch.float32 is needed'):
+            use(picture)
+    for use in (half.float().enlarge, reader.read):
+        with pytest.raises(ValueError, match='batch_size 0'):
+            use([picture], batch_size=0)
+
+
 def test_two_threads_get_what_one_gets(enlarger, monkeypatch):
     """Each with pictures of unlike sizes, in batches of two, at the same moment."""
     pictures = [[to_pil(torch.rand(3, 6 + number % 3, 20 - shift * number)) for number in range(6)] for shift in (1, 2)]

@@ -46,6 +46,14 @@ def check_images(images, dtype):
         raise ValueError(f'images from {images.amin():g} to {images.amax():g}: {needed}')
 
 
+def check_use(weight, batch_size):
+    """ValueError where a network with this weight cannot take pictures, or no batches of this size."""
+    if weight.dtype != torch.float32:
+        raise ValueError(f'a network of {weight.dtype}: torch.float32 is needed, which .float() makes')
+    if batch_size < 1:
+        raise ValueError(f'batch_size {batch_size}: must be above zero')
+
+
 def tensors_of(pictures, needed=PICTURES):
     """A list of PIL images -> a list of float32 (3, H, W) in [0, 1]; ValueError for anything else."""
     if isinstance(pictures, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(pictures, Iterable):
@@ -85,10 +93,11 @@ class Enlarger(nn.Module):
         """A PIL image of any mode and size -> it enlarged, 8-bit RGB; a list of them -> a list.
 
         Transparency is laid on white. Images of like sizes go through the network in batches, large ones in tiles.
-        ValueError for anything else and for pictures without a pixel.
+        ValueError for anything else, for pictures without a pixel, and where the weights are not float32.
         """
         if isinstance(pictures, Image.Image):
             return self.enlarge([pictures])[0]
+        check_use(self.generator.tail.weight, batch_size)
         images = tensors_of(pictures)
         device = self.generator.tail.weight.device
         results = dict(enlarging.Method(self.generator, device=device).pictures(images, batch_size))
@@ -114,18 +123,20 @@ class Reader(nn.Module):
         """The strings in images of one word each, a list; of a single PIL image the string.
 
         words: a PIL image or a list of them, of any mode and size, or a tensor (N, 3, H, W), float RGB in [0, 1].
-        beam_width: beams of the search, 1: greedy. ValueError for images of another type, shape or range.
+        beam_width: beams of the search, 1: greedy. ValueError for images of another type, shape or range, and where the
+        weights are not float32.
         """
         if isinstance(words, Image.Image):
             return self.read([words], beam_width)[0]
+        weight = next(self.recognizer.parameters())
+        check_use(weight, batch_size)
         if torch.is_tensor(words):
-            check_images(words, next(self.recognizer.parameters()).dtype)
+            check_images(words, weight.dtype)
             words = [recognizer_input(part) for part in words.split(batch_size)]
         else:
             inputs = [recognizer_input(word[None]) for word in tensors_of(words, f'{PICTURES} or {BATCH}')]
             words = [torch.cat(inputs[start:start + batch_size]) for start in range(0, len(inputs), batch_size)]
-        device = next(self.recognizer.parameters()).device
         return [string for part in words
-                for string, _ in read_words(self.recognizer, self.vocabulary, part.to(device), beam_width)]
+                for string, _ in read_words(self.recognizer, self.vocabulary, part.to(weight.device), beam_width)]
 
     forward = read
