@@ -3,6 +3,7 @@
 Inside the project an image is float32 RGB, (N, 3, H, W) or (3, H, W), in [0, 1]; PIL images and uint8 arrays are what
 files are read into and written from, and what the recognizer's training data stay until they reach the device.
 """
+import contextlib
 import io
 import warnings
 
@@ -96,9 +97,11 @@ def read_image(source, keep_alpha=False):
 
 
 def count_frames(path):
-    """The frames or pages of a GIF, PNG, TIFF or WebP file, else 1: only the first is ever read."""
-    with Image.open(path, formats=READABLE) as image:
+    """The frames or pages of a GIF, PNG, TIFF or WebP file, only the first of which is ever read; else 1, and where the
+    others are damaged."""
+    with contextlib.suppress(Exception), Image.open(path, formats=READABLE) as image:
         return getattr(image, 'n_frames', 1) if image.format in ('GIF', 'PNG', 'TIFF', 'WEBP') else 1
+    return 1
 
 
 def to_tensor(image):

@@ -242,6 +242,8 @@ def test_an_image_given_twice_is_converted_once(run, tmp_path):
     photo().save(tmp_path / 'a.png')
     status, printed, _ = run('a.png', tmp_path / 'a.png', '--no_read')
     assert status == 0 and files(tmp_path / 'enlarged') == ['a.png']
+    os.link(tmp_path / 'a.png', tmp_path / 'b.png')  # a name of its own, and so a result of its own
+    assert run('a.png', 'b.png', '--no_read')[0] == 0 and files(tmp_path / 'enlarged') == ['a.png', 'b.png']
 
 
 def test_a_folder_that_cannot_be_read_is_named(run, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lib.imaging import (
+    count_frames,
     jpeg,
     quantize,
     read_image,
@@ -94,6 +96,19 @@ def test_sixteen_bits_of_which_zero_is_white():
     assert is_black in buffer.getvalue()
     content = buffer.getvalue().replace(is_black, struct.pack('<HHIHH', 262, 3, 1, 0, 0))
     assert [read_image(content).getpixel((x, 0))[0] for x in (0, 1)] == [255, 0]
+
+
+def test_damaged_frames_behind_the_first_are_not_counted(picture, tmp_path):
+    """For some of the lengths Pillow raises errors of its own where it counts the frames."""
+    path, counts = tmp_path / 'a.gif', set()
+    picture.save(path, save_all=True, append_images=[picture.rotate(90 * turns) for turns in (1, 2)])
+    content = path.read_bytes()
+    for length in range(len(content) // 3, len(content) + 1):
+        path.write_bytes(content[:length])
+        with contextlib.suppress(ValueError):
+            read_image(path)
+            counts.add(count_frames(path))
+    assert counts >= {1, 3}
 
 
 def test_exif_orientation_is_applied(picture):

@@ -184,7 +184,8 @@ class Converter:
                 job.versions[ORIGINAL] = self._version(job, ORIGINAL, job.hr)
         versions = [version for job in jobs for version in job.versions.values()]
         self._read(versions)
-        list(self.workers.map(self._save, jobs))  # after the reading: what is there has been read
+        for _ in self.workers.map(self._save, jobs):  # after the reading: what is there has been read
+            self.done()
         return [row for version in versions for row in version.rows]
 
     def is_done(self, result):
@@ -263,4 +264,3 @@ class Converter:
             words = [boxes.bounds(corners) for corners in list(job.words.values())[:DRAWN]]
             versions = [version.drawn for version in job.versions.values()]
             save(drawing.compare(versions, job.label, words, self.vocabulary.normalize), self.drawings / job.result)
-        self.done()

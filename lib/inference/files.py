@@ -71,7 +71,7 @@ def find_images(sources, recursive=False, results=()):
 
     once = {}
     for source in map(Path, sources):
-        once.setdefault(identity(source) or source, source)
+        once.setdefault(os.path.abspath(source), source)
     for source in once.values():
         if not os.path.lexists(source):
             raise ValueError(f'{printable(source)}: no such file or folder')
