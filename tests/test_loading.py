@@ -55,6 +55,13 @@ def test_room_is_what_the_system_says(monkeypatch):
     assert loading.room_for(free)
 
 
+@pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='torch counts the cores of the whole machine')
+def test_more_workers_than_cores_are_no_reason_for_a_warning(tiny_lmdb, monkeypatch, recwarn):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0})
+    samples = EvalSamples(LmdbDataset([tiny_lmdb()]), [SIZE])
+    assert list(batches(make_loader(samples, 2, CPU, collate))) and not recwarn.list
+
+
 def test_workers_on_a_system_without_their_signal(monkeypatch):
     """Windows."""
     monkeypatch.delattr(signal, 'SIGCHLD')

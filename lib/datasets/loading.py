@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
@@ -54,6 +55,8 @@ def stack(tensors):
 
 def make_loader(samples, workers, device, collate_fn, **options):
     """A DataLoader for the device whose workers end with this process and leave signals to it."""
+    # at each start of workers: there are more than cores; how many is the user's choice
+    warnings.filterwarnings('ignore', 'This DataLoader will create', UserWarning)
     return DataLoader(samples, num_workers=workers, collate_fn=collate_fn, pin_memory=device.type == 'cuda',
                       worker_init_fn=follow_main_process, **options)
 
