@@ -15,11 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lib.formats import READABLE
 
 RECOGNIZER_SIZE = (64, 256)  # height, width of ASTER's input
+VISIBLE = 8  # alpha of what counts as seen
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE = 258, 262, 281  # tags of TIFF
 
 
 def to_rgb(image, keep_alpha=False):
-    """Any PIL image as 8-bit RGB: EXIF rotation applied, alpha on white, 16 bits scaled to 8, CMYK converted.
+    """Any PIL image as 8-bit RGB: EXIF rotation applied, alpha laid on white or black, see `ground_of`, 16 bits scaled
+    to 8, CMYK converted.
 
     keep_alpha: one that is transparent somewhere becomes RGBA, see `spread_colors`. An image of mode I that is not as
     a file had it is taken for 8 bits where it has no value above 255: `convert('I')` keeps those of L.
@@ -39,8 +41,21 @@ def to_rgb(image, keep_alpha=False):
         image = image.convert('RGBA')
         if keep_alpha and image.getextrema()[3][0] < 255:
             return spread_colors(image)
-        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+        return lay_on(ground_of(image), image)
     return image.convert('RGB')
+
+
+def ground_of(image):
+    """'white', or 'black' where it shows more of an RGBA image and nothing dark (below 1 %) is seen of it on white."""
+    visible = np.asarray(image.getchannel('A')) >= VISIBLE
+    on_white, on_black = (np.asarray(lay_on(ground, image).convert('L'))[visible] for ground in ('white', 'black'))
+    is_light = on_black.sum() > (255 - on_white).sum() and (on_white < 128).sum() < 0.01 * on_white.size
+    return 'black' if is_light else 'white'
+
+
+def lay_on(ground, image):
+    """An RGBA image on a ground of one colour, RGB."""
+    return Image.alpha_composite(Image.new('RGBA', image.size, ground), image).convert('RGB')
 
 
 def integer_white(tags):
@@ -71,7 +86,7 @@ def spread_colors(image):
     arbitrary, and would show at the edges after resizing."""
     from scipy.ndimage import distance_transform_edt  # slow to import, and few images are transparent
     pixels = np.array(image)
-    clear = pixels[..., 3] < 8
+    clear = pixels[..., 3] < VISIBLE
     if clear.any() and not clear.all():
         rows, columns = distance_transform_edt(clear, return_distances=False, return_indices=True)
         pixels[..., :3] = pixels[rows, columns, :3]

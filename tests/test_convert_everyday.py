@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import convert
 from lib.imaging import read_image
 from lib.inference import conversion
 from lib.inference.files import find_images
+from lib.vocabulary import Vocabulary
 
 ROOT = Path(convert.__file__).resolve().parent
 
@@ -162,6 +164,26 @@ def test_transparency_is_kept(run, tmp_path):
     assert Image.open(tmp_path / 'enlarged/opaque.png').mode == 'RGB'
     assert run('a.png', '--ds_scale=1', '--methods', 'bicubic', '-o', 'measured')[0] == 0
     assert Image.open(tmp_path / 'measured/bicubic/a.png').mode == 'RGB', 'measured on white, as ever'
+
+
+def test_light_words_on_nothing_are_read_and_drawn_on_black(run, tmp_path, monkeypatch):
+    image = Image.new('RGBA', (40, 20), (255, 255, 255, 0))
+    ImageDraw.Draw(image).rectangle((10, 5, 29, 14), fill='white')
+    image.save(tmp_path / 'a.png')
+    seen = []
+
+    def build_reader(args, device):
+        return lambda pictures: [seen.append(picture) or ('SALE', 0.0) for picture in pictures], Vocabulary()
+    monkeypatch.setattr('lib.inference.build.build_reader', build_reader)
+    monkeypatch.setattr('lib.inference.build.Detector', lambda: SimpleNamespace(
+        of=lambda path, picture: seen.append(picture) or []))
+    assert run('a.png', '--boxes', 'auto', '--methods', 'bicubic', 'textsr')[0] == 0
+    for picture in seen:
+        corner, middle = (np.asarray(picture.resize((40, 20)))[place].astype(int) for place in ((2, 2), (10, 20)))
+        assert picture.mode == 'RGB' and corner.max() < 20 and middle.min() > 235
+    assert len(seen) == 3 and Image.open(tmp_path / 'enlarged/bicubic/a.png').mode == 'RGBA'
+    drawing = np.asarray(Image.open(tmp_path / 'enlarged/compare/a.png').convert('L'))
+    assert (drawing < 20).mean() > 0.3
 
 
 @pytest.mark.parametrize('flags', [['--methods', 'bicubic'], ['--methods', 'textsr', '--background', 'textsr']])

@@ -44,6 +44,39 @@ def test_alpha_is_laid_on_white():
     assert to_rgb(image).getpixel((1, 0)) == (10, 20, 30)
 
 
+@pytest.mark.parametrize('ground, color, alpha, shadow', [
+    ('white', 'black', 255, None), ('black', 'white', 255, None), ('black', 'yellow', 255, None),
+    ('black', (150, 150, 150), 255, None), ('white', (110, 110, 110), 255, None), ('white', 'red', 255, None),
+    ('white', 'black', 90, None), ('black', 'white', 90, None), ('white', 'white', 0, None),
+    ('black', 'white', 255, (0, 0, 0, 80)), ('white', 'white', 255, (0, 0, 0, 255)),
+])
+@pytest.mark.parametrize('mode', ['RGBA', 'PA', 'file'])
+def test_the_ground_of_transparency_is_one_on_which_it_is_seen(mode, ground, color, alpha, shadow):
+    if shadow and mode != 'RGBA':
+        pytest.skip('two alphas')
+    image = Image.new('RGBA', (40, 20), (90, 90, 90, 0))  # what is clear does not count
+    if shadow:
+        image.paste(shadow, (12, 7, 32, 17))
+    image.paste((*Image.new('RGB', (1, 1), color).getpixel((0, 0)), alpha), (10, 5, 30, 15))
+    if mode == 'PA':
+        image, band = image.convert('RGB').quantize(4), image.getchannel('A')
+        image.putalpha(band)
+        assert image.mode == 'PA'
+    elif mode == 'file':
+        buffer = io.BytesIO()
+        image.quantize(4).save(buffer, 'PNG')  # a palette with transparency
+        image = Image.open(buffer)
+    assert to_rgb(image).getpixel((0, 0)) == ((255, 255, 255) if ground == 'white' else (0, 0, 0))
+
+
+def test_a_light_plate_with_a_dark_word_stays_on_white():
+    image = Image.new('RGBA', (80, 40), (0, 0, 0, 0))
+    image.paste('white', (5, 5, 75, 35))
+    assert to_rgb(image).getpixel((0, 0)) == (0, 0, 0)
+    image.paste('black', (20, 15, 26, 25))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_sixteen_bits_are_scaled_not_cut():
     values = np.array([[0, 32768, 65535]], dtype=np.uint16)
     assert [p[0] for p in np.asarray(to_rgb(Image.fromarray(values)))[0]] == [0, 128, 255]

@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 
 from lib.datasets.degradation import degrade
-from lib.imaging import RECOGNIZER_SIZE, count_frames, quantize, read_image, resize, to_pil, to_rgb, to_tensor
+from lib.imaging import (
+    RECOGNIZER_SIZE,
+    count_frames,
+    ground_of,
+    lay_on,
+    quantize,
+    read_image,
+    resize,
+    to_pil,
+    to_tensor,
+)
 from lib.inference import boxes, drawing
 from lib.inference.enlarging import Workers
 from lib.inference.files import ORIGINAL, ORIGINALS
@@ -51,6 +61,7 @@ class Job:
     pixels: int  # of a result
     lr: torch.Tensor  # (3, h, w) in [0, 1]
     alpha: torch.Tensor = None  # (3, h, w), three times the same
+    behind: str = 'white'  # what is transparent is measured, read and drawn on
     hr: Image.Image = None  # 8-bit, where it is known
     label: str = None
     profile: bytes = None  # ICC, of RGB
@@ -132,13 +143,13 @@ class Converter:
             smaller = ', or --methods textsr_x2' if self.scale == 4 and self.ds_scale == 1 else ''
             raise ValueError(f'the result would have {pixels} pixels, more than {MAX_PIXELS}; give --width and '
                              f'--height{smaller}')
-        alpha = None
+        alpha, behind, whole = None, 'white', image
         if image.mode == 'RGBA':
-            alpha, image = image.getchannel('A').convert('RGB'), image.convert('RGB')
-        whole = image
+            behind = ground_of(image)
+            alpha, whole, image = image.getchannel('A').convert('RGB'), lay_on(behind, image), image.convert('RGB')
         images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
                          for part in (image, alpha))
-        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0],
+        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0], behind,
                   label=self.labels.get(path), profile=profile if profile[16:20] == b'RGB ' else None)
         frames = count_frames(path)
         if frames > 1:
@@ -174,7 +185,8 @@ class Converter:
             grounds = {in_parts[index]: picture for index, picture in pictures}
         for method, enlarger in self.enlargers.items():
             for job, picture in self._enlarge(jobs, enlarger, grounds):
-                job.versions[method] = self._version(job, method, picture if picture.mode == 'RGB' else to_rgb(picture))
+                seen = picture if picture.mode == 'RGB' else lay_on(job.behind, picture)
+                job.versions[method] = self._version(job, method, seen)
                 if job.pixels > KEPT_PIXELS:
                     save(picture, self.folders[method] / job.result, job.profile)
                 else:

@@ -92,8 +92,9 @@ class Enlarger(nn.Module):
     def enlarge(self, pictures, batch_size=64):
         """A PIL image of any mode and size -> it enlarged, 8-bit RGB; a list of them -> a list.
 
-        Transparency is laid on white. Images of like sizes go through the network in batches, large ones in tiles.
-        ValueError for anything else, for pictures without a pixel, and where the weights are not float32.
+        Transparency is laid on white, on black where all that is seen is light. Images of like sizes go through the
+        network in batches, large ones in tiles. ValueError for anything else, for pictures without a pixel, and where
+        the weights are not float32.
         """
         if isinstance(pictures, Image.Image):
             return self.enlarge([pictures])[0]
