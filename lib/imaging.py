@@ -90,7 +90,9 @@ def spread_colors(image):
     if clear.any() and not clear.all():
         rows, columns = distance_transform_edt(clear, return_distances=False, return_indices=True)
         pixels[..., :3] = pixels[rows, columns, :3]
-    return Image.fromarray(pixels)
+    spread = Image.fromarray(pixels)
+    spread.info = image.info  # its colour profile
+    return spread
 
 
 def read_image(source, keep_alpha=False):
