@@ -33,7 +33,7 @@ def main(argv=None):
     folders = {*args.folders.values(), *filter(None, [args.drawings, args.originals, args.sheets])}
     try:
         results = {args.out_path, *folders, *earlier_results(args.out_path)}
-        images, others = find_images(args.sources, args.recursive, results)
+        images, others, unread = find_images(args.sources, args.recursive, results)
         labels, unused = match_labels(args.labels, [path for path, _ in images]) if args.labels else ({}, [])
         boxless = args.words.match(images) if args.words and images else ''
         from lib.inference.build import build_converter  # torch takes seconds: not before the flags are right
@@ -53,12 +53,14 @@ def main(argv=None):
         say(boxless)
     if others:
         say(f'not images by their names: {", ".join(map(printable, others))}')
+    for folder, error in unread.items():
+        say(f'{printable(folder)}: left out: {error}')
     if not images:
         hint = '' if args.recursive else ', not in its sub-folders (--recursive)'
         say(f'convert.py: no image in {", ".join(map(printable, args.sources))}: looked there{hint}, for names that '
             f'end in {" ".join(SUFFIXES)}')
         return 1
-    return run(args, converter, [(path, name, result) for (path, name), result in zip(images, names)])
+    return run(args, converter, [(path, name, result) for (path, name), result in zip(images, names)], unread)
 
 
 def say(message):
@@ -85,14 +87,14 @@ def windows(images, converter, problems, bar):
         yield jobs
 
 
-def run(args, converter, images):
-    """Convert all images, print and save the figures; returns the exit status."""
+def run(args, converter, images, unread):
+    """Convert all images, print and save the figures; returns the exit status. unread: {folder left out: why}."""
     from PIL import Image
     from tqdm import tqdm
 
     from lib.inference import report
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
-    rows, left, problems, status = [], images, {}, 0
+    rows, left, problems, status = [], images, dict(unread), 0
     if args.skip_existing:
         try:
             rows, left = report.go_on(images, args, converter, say)

@@ -209,7 +209,7 @@ class Boxes:
         """
         names, ambiguous, unclear = [name for name in self.found if name], [], set()
         if self.is_folder:
-            self.keys = {path: file for path, name in images if (file := self._file(name))}
+            self.keys, ambiguous = self._match_files(images)
         else:
             self.keys, ambiguous, unclear = match_names([path for path, _ in images], names)
         told_of, used = {*self.keys, *ambiguous}, {*self.keys.values(), *unclear}
@@ -225,6 +225,22 @@ class Boxes:
                 'names that end like the paths of the images'
             raise ValueError(f'--boxes {printable(self.path)}: {told}; give {needed}')
         return f'--boxes {printable(self.path)}: {told}' if told else ''
+
+    def _match_files(self, images):
+        """({path of an image: its file}, images that share one): the file at the end of an image's name; of several
+        images that of the one whose name it has in full."""
+        fitting, matched, ambiguous = {}, {}, []
+        for path, name in images:
+            file, end = next(((file, end) for end in ends(name) if (file := self._file(Path(end)))), (None, None))
+            if file:
+                fitting.setdefault(file, []).append((Path(end) == name, path))
+        for file, members in fitting.items():
+            best = [path for in_full, path in members if in_full == max(members)[0]]
+            if len(best) > 1:
+                ambiguous += best
+            else:
+                matched[best[0]] = file
+        return matched, ambiguous
 
     def _file(self, name):
         """The file in the folder for the image of this name, or None."""

@@ -1,4 +1,5 @@
 """Images of a conversion through all methods: reduced or not, enlarged, saved, measured, read and drawn."""
+import os
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ class Converter:
         Without `size` an image keeps its own, less at most ds_scale - 1 pixels at the right and bottom (a side shorter
         than ds_scale is stretched to it).
         """
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
             raise ValueError('not a regular file')
         image = read_image(path, self.keep_alpha)
         profile = image.info.get('icc_profile') or b''

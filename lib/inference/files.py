@@ -58,34 +58,40 @@ def earlier_results(out_path):
 
 
 def find_images(sources, recursive=False, results=()):
-    """([(image, name of it)], names of other files) of files and folders.
+    """([(image, name of it)], names of other files, {sub-folder that cannot be read: why}) of files and folders.
 
-    An image's name is its path below the folder that was given. Of a folder the files with the suffix of an image are
-    taken, with `recursive` those of its sub-folders too, except the folders `results`; links to folders are not
-    followed. ValueError where a source does not exist or a folder cannot be read.
+    An image's name is its path below the folder that was given, or its file name if it was given itself; where those
+    are several folders, its path below the innermost one that holds them all. Of a folder the files with the suffix of
+    an image are taken, with `recursive` those of its sub-folders too, except the folders `results`; links to folders
+    are not followed. ValueError where a source does not exist or cannot be read.
     """
-    images, others, left_out = [], [], {identity(folder) for folder in results} - {None}
-
-    def refuse(error):
-        raise ValueError(f'{printable(error.filename)}: {error.strerror}')
-
-    once = {}
-    for source in map(Path, sources):
-        once.setdefault(os.path.abspath(source), source)
-    for source in once.values():
+    images, others, unread, left_out = {}, {}, {}, {identity(folder) for folder in results} - {None}
+    sources, places = [Path(source) for source in sources], []
+    for source in sources:
         if not os.path.lexists(source):
             raise ValueError(f'{printable(source)}: no such file or folder')
-        if not source.is_dir():
-            images.append((source, Path(source.name)))
+        places.append(Path(os.path.abspath(source if os.path.isdir(source) else source.parent)).parts[1:])
+    shared = len(os.path.commonprefix(places))
+
+    def refuse(error):
+        if Path(error.filename) in sources:
+            raise ValueError(f'{printable(error.filename)}: {error.strerror}')
+        unread[error.filename] = error.strerror
+
+    for source, place in zip(sources, places):
+        below = Path(*(part.lstrip('.') for part in place[shared:]))  # results are not hidden
+        if not os.path.isdir(source):
+            images.setdefault(os.path.abspath(source), (source, below / source.name))
             continue
         for folder, folders, names in os.walk(source, onerror=refuse):
             folders[:] = sorted(name for name in folders if recursive and not name.startswith('.')
                                 and identity(Path(folder, name)) not in left_out)
             for path in (Path(folder, name) for name in sorted(names)):
-                if not path.is_dir():  # a link to one
+                if not os.path.isdir(path):  # a link to one
+                    name = below / path.relative_to(source)
                     taken = path.suffix.lower() in SUFFIXES and not path.name.startswith('.')
-                    (images if taken else others).append((path, path.relative_to(source)))
-    return images, [name for _, name in others]
+                    (images if taken else others).setdefault(os.path.abspath(path), (path, name))
+    return list(images.values()), [name for _, name in others.values()], unread
 
 
 def output_names(names):
