@@ -49,6 +49,16 @@ def test_equal_names_in_two_folders(run, tree, tmp_path, read_as_sale):
     assert '"a/img.png"' in page and '"../textsr/b/img.png"' in page and (tmp_path / 'two/textsr/b/img.png').is_file()
 
 
+def test_results_do_not_go_beside_the_inputs(run, tree, tmp_path):
+    tree('a/deep/x.png', 'a/1.png', 'b/2.png')
+    Path('a/1.png').rename('a/1.jpg')
+    before = files(tmp_path)
+    for sources in (['a', 'b'], ['a/1.jpg', 'b/2.png'], ['a/deep/x.png', 'b'], ['a', 'b', '--recursive']):
+        status, _, reported = run(*sources, '-o', '.')
+        assert status == 2 and 'results would go among the inputs, into a' in reported and files(tmp_path) == before
+    assert run('a', 'b', '-o', '.', '--methods', 'bicubic', 'textsr', '--no_read')[0] == 0
+
+
 def test_boxes_of_a_folder_with_a_file_for_each_image(tree):
     tree('a/img.png', 'b/img.png', 'b/only.png', 'boxes/keep.png')
     images = find_images(['a', 'b'])[0]

@@ -123,11 +123,13 @@ def check_outputs(out_path, folders, images, results, sources):
     searched, or given as files: what else lies beside these is no result either.
     """
     inputs = {identity(path) for path in images} - {None}
-    searched = {identity(source if os.path.isdir(source) else Path(source).parent) for source in sources}
+    searched = {*map(Path, filter(os.path.isdir, sources)), *(path.parent for path in images if sources)}
+    searched = {identity(folder) for folder in searched} - {None}
     for folder in folders:
-        if identity(folder) in searched:
-            raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(folder)}; '
-                             'choose another folder')
+        for place in dict.fromkeys([folder, *(folder / name.parent for name in results)]):
+            if identity(place) in searched:
+                raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(place)}; '
+                                 'choose another folder')
         for target in (folder / name for name in results):
             if identity(target) in inputs:
                 raise ValueError(f'the result {printable(target)} would take the place of an input; choose another '
