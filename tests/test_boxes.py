@@ -58,6 +58,8 @@ def test_more_than_four_corners_stay(tmp_path, others):
 @pytest.mark.parametrize('name, content', [
     ('gt.txt', 'a.jpg\t10,20,30,10\nsub/b.png\t1,2,31,4,30,14,0,12,x\na.jpg\t1,2,31,4,30,14,0,12\n'),
     ('gt.txt', 'a.jpg 10 20 30 10\nsub/b.png 1 2 31 4 30 14 0 12\na.jpg 1 2 31 4 30 14 0 12\n'),
+    ('windows.txt', 'C:\\in\\a.jpg\t10,20,30,10\n..\\sub\\b.png\t1,2,31,4,30,14,0,12\n'
+                    'C:\\in\\a.jpg\t1,2,31,4,30,14,0,12\n'),
     ('paddle.txt', f'a.jpg\t{json.dumps([{"transcription": "x", "points": WORD}, {"points": SLANTED}])}\n'
                    f'sub/b.png\t{json.dumps([SLANTED])}\n'),
     ('map.json', json.dumps({'a.jpg': [[10, 20, 30, 10], [n for xy in SLANTED for n in xy]], 'sub/b.png': [SLANTED]})),

@@ -70,6 +70,11 @@ def test_labels_of_images_in_the_folders_of_the_list(folders, tmp_path):
     assert match_labels(tmp_path / 'gt.txt', folders) == (dict(zip(folders, ('one', 'two', 'three'))), [])
 
 
+def test_names_that_were_written_on_windows(folders, tmp_path):
+    (tmp_path / 'gt.txt').write_text('a\\1.jpg\tone\nb\\1.jpg\ttwo\nC:\\words\\2.jpg\tthree\n')
+    assert match_labels(tmp_path / 'gt.txt', folders) == (dict(zip(folders, ('one', 'two', 'three'))), [])
+
+
 def test_labels_of_images_elsewhere_go_by_unambiguous_names(folders, tmp_path):
     (tmp_path / 'lists').mkdir()
     path = tmp_path / 'lists' / 'gt.txt'

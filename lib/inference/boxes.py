@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lib.inference.files import SUFFIXES
 from lib.runtime.console import printable
+from lib.wordsets.word_lists import with_slashes
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
 SCENE = 192  # pixels: an image with both sides longer, or with known words, is a photograph; not read as a whole
@@ -167,7 +168,7 @@ def match_names(images, names):
         for end in ends(name):
             by_end.setdefault(end, []).append(name)
     for image in dict.fromkeys(images):
-        end = next((end for end in ends(os.path.abspath(image)) if end in by_end), None)
+        end = next((end for end in ends(with_slashes(os.path.abspath(image))) if end in by_end), None)
         fitting = [end] if end in names else by_end.get(end, [])
         if len(fitting) > 1:
             ambiguous.append(image)
@@ -196,7 +197,8 @@ class Boxes:
         self.path, self.is_folder = path, os.path.isdir(path)
         self.found, self.keys = {}, {}  # keys: {path of an image: its name in `found`, or its file in the folder}
         for name, boxes in ({} if self.is_folder else of_file(path)).items():
-            self.found.setdefault(os.path.normpath(name) if name else '', []).extend(boxes)
+            name = os.path.normpath(with_slashes(name)) if name else ''
+            self.found.setdefault(name, []).extend(boxes)
 
     def match(self, images):
         """Find the boxes of each image, (path, name below the folder that was given), for `of`.

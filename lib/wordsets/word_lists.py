@@ -51,8 +51,14 @@ def open_list(path):
 
 def find_image(path, folders):
     """Returns the first file among `path` in each of the folders, or None, and the names that were tried."""
-    tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, path)) for folder in folders))
+    tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in (path, with_slashes(path))
+                               for folder in folders))
     return next((name for name in tried if os.path.isfile(name)), None), tried
+
+
+def with_slashes(path):
+    """A path as a program on Windows writes it, or any other, with slashes between its parts."""
+    return path.replace('\\', '/')
 
 
 def check_label(entry):
@@ -237,7 +243,7 @@ def match_labels(path, images):
             found, _ = find_image(name, folders)
             if found:
                 by_file[os.path.realpath(found)] = entry.label
-            by_name.setdefault(os.path.basename(name), set()).add(entry.label)
+            by_name.setdefault(os.path.basename(with_slashes(name)), set()).add(entry.label)
     names = [os.path.basename(image) for image in images]
     counts = Counter(names)
     strangers = [name for name in by_name if name not in counts]
