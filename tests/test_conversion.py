@@ -2,12 +2,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from helpers import photo
 from PIL import Image
 
+from lib.datasets.samples import make_pair
+from lib.imaging import to_pil, to_tensor
 from lib.inference import boxes
 from lib.inference.conversion import Converter
 from lib.inference.enlarging import Method
 from lib.vocabulary import Vocabulary
+
+
+def test_what_is_restored_is_what_a_test_of_main_restores(tmp_path):
+    photo((150, 41)).save(tmp_path / 'a.png')
+    converter = Converter({'bicubic': Method(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=(128, 32))
+    job = converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))
+    hr, lr = make_pair(to_tensor(photo((150, 41)))[None], None, (32, 128), 4, 'bicubic', seed=0)
+    assert torch.equal(job.lr, lr) and np.array_equal(job.hr, to_pil(hr))
 
 
 @pytest.mark.parametrize('size', [None, (64, 16)])

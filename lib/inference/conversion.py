@@ -14,7 +14,6 @@ from lib.imaging import (
     count_frames,
     ground_of,
     lay_on,
-    quantize,
     read_image,
     resize,
     to_pil,
@@ -173,7 +172,7 @@ class Converter:
 
     def _fit(self, picture, size):
         images = to_tensor(picture)[None]
-        return images if picture.size == size else quantize(resize(images, size[::-1]))
+        return resize(images, size[::-1])
 
     def convert(self, jobs):
         """Enlarge the images by every method, save the results, measure and read them, draw; returns their rows."""
