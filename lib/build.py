@@ -21,7 +21,7 @@ from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator, adapt
-from lib.options import TESTED, WEIGHTS
+from lib.options import TESTED, UNTRAINED, WEIGHTS
 from lib.runtime import distributed
 from lib.runtime.device import loss_scaler
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer, cosine_schedule
@@ -216,7 +216,8 @@ def read_resumed(args):
     if args.resume == 'auto':
         path = Path(args.logs_dir) / 'last.pth'
         if not any(path.parent.glob('*.pth')):
-            print(f'--resume: no checkpoint in {args.logs_dir} yet; starting from the beginning', flush=True)
+            if distributed.rank() == 0:
+                print(f'--resume: no checkpoint in {args.logs_dir} yet; starting from the beginning', flush=True)
             return None
     args.resume = str(path)
     state = load_checkpoint(path)
@@ -226,17 +227,40 @@ def read_resumed(args):
     if state.get('arch') != args.arch or 'progress' not in state:
         kind = f'a run of --arch {state["arch"]}' if 'arch' in state else 'no training run'
         raise ValueError(f'--resume {path}: {kind}; this run is --arch {args.arch}')
-    if args.demo and trained_on(path):
-        raise ValueError(f'--resume {path}: give its --train_data_dir too: {shlex.join(trained_on(path))}')
+    before = flags_of_run(path)
+    words = before.get('train_data_dir')
+    if args.demo and words and not before.get('demo'):
+        raise ValueError(f'--resume {path}: give its --train_data_dir too: {shlex.join(words)}')
+    changed = changed_flags(before, vars(args))
+    if changed and distributed.rank() == 0:
+        print(f'--resume {path}: other flags than before: {", ".join(changed)}', flush=True)
     return state
 
 
-def trained_on(path):
-    """The --train_data_dir that the run of a checkpoint was given; [] where its args.json does not tell."""
+def flags_of_run(path):
+    """{flag: value} of the run of a checkpoint, from the args.json beside it; empty where there is none."""
     with suppress(OSError, ValueError):
         flags = json.loads(Path(path).with_name('args.json').read_text(encoding='utf-8'))
-        return [] if flags.get('demo') else flags.get('train_data_dir') or []
-    return []
+        return flags if isinstance(flags, dict) else {}
+    return {}
+
+
+def changed_flags(before, now):
+    """'--lr 0.001 -> 0.0001' of each flag that bears on the training and differs between two runs' {flag: value}."""
+    before, now = map(training_flags, (before, now))
+    return [f'--{name} {before[name]} -> {now[name]}' for name in now if before.get(name, now[name]) != now[name]]
+
+
+def training_flags(flags):
+    """{flag: its value as on a command line} of those that bear on the training."""
+    def text(value):
+        return ' '.join(map(str, value)) if isinstance(value, list) else 'none' if value is None else str(value)
+
+    flags = {**flags, **{f'{term}_weight': weight for term, weight in flags.get('weights', {}).items()}}
+    sizes = [f'{width}x{height}' for height, width in flags.get('hr_sizes', ())]
+    if sizes:  # one of width x height is the default
+        flags['hr_sizes'] = None if sizes == [f'{flags["width"]}x{flags["height"]}'] else sizes
+    return {name: text(value) for name, value in flags.items() if name not in UNTRAINED}
 
 
 def resumes_in_place(args, state):

@@ -33,6 +33,10 @@ DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'warmup': 100, 'disc_maps': 64, 'augmentat
 TEXTSR_DEFAULTS = {'tpl_anchor': 0.5, 'tpl_perturbation': 0.5}
 ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
 DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
+# What is parsed and does not bear on what training makes: a resumed run does not name it where it differs.
+UNTRAINED = ('workers', 'device', 'deterministic', 'compile', 'logs_dir', 'resume', 'log_every', 'save_every', 'test',
+             'test_data_dir', 'methods', 'lr_sizes', 'single_test', 'blur_w', 'blur_h', 'reader', 'test_batch_size',
+             'demo', 'weights', 'val_sets', 'test_sets')
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

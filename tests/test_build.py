@@ -116,6 +116,29 @@ def test_a_resumed_run_keeps_its_place_in_the_schedule_where_batches_were_left_o
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def test_a_resumed_run_names_the_flags_that_change_it(tiny_lmdb, tiny_aster, tmp_path, capsys):
+    """Compared with those of the run before, which may itself have been resumed; nothing is said where none differs."""
+    def named(*flags):
+        assert main.main(['--arch=srresnet', '--blocks=1', '--maps=4', '--width=32', '--height=16', '--batch_size=4',
+                          '--device=cpu', '--aster_path', tiny_aster, '--logs_dir', str(tmp_path), *flags]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith('--resume')]
+
+    data = ['--train_data_dir', tiny_lmdb(), '--max_steps=1']
+    assert named(*data, '--amp=off', '--workers=0') == []
+    assert named(*data, '--amp=off', '--workers=1', '--save_every=7', '--resume', '--content_weight=1') == []
+    longer = ['--train_data_dir', tiny_lmdb('new'), '--max_steps=2', '--lr=1e-5', '--amp=bf16', '--workers=0',
+              '--hr_sizes', '32x16', '64x16', '--content_weight=2', '--resume']
+    line, = named(*longer)
+    before, _, changed = line.partition(': other flags than before: ')
+    assert before == f'--resume {tmp_path / "last.pth"}'
+    assert sorted(changed.split(', ')) == [
+        '--amp off -> bf16', '--content_weight 1.0 -> 2.0', '--hr_sizes none -> 32x16 64x16', '--lr 0.0001 -> 1e-05',
+        '--max_steps 1 -> 2', f'--train_data_dir {tmp_path / "words"} -> {tmp_path / "new"}']
+    assert named(*longer) == []
+    (tmp_path / 'args.json').write_text('{')
+    assert named(*data, '--resume') == []
+
+
 def test_a_figure_without_a_mean_is_left_out_of_the_log(tiny_lmdb, tiny_aster, tmp_path):
     """White pictures are restored exactly, so that their PSNR is infinite."""
     white = io.BytesIO()
