@@ -13,6 +13,8 @@ from lib.losses.text_perceptual import sequence_cross_entropy, text_perceptual_l
 from lib.runtime.device import autocast
 from lib.runtime.distributed import unwrap
 
+NETWORKS = ('generator', 'discriminator', 'recognizer')  # all that are trained, by the names that a checkpoint has
+
 
 class NonFiniteLoss(FloatingPointError):
     """A loss, gradient or weight that became NaN or infinite; its text names it."""
@@ -160,10 +162,10 @@ class Trainer:
 
         From a state without averages, they start at its weights; one with averages also loads into a run without them.
         """
-        missing = [name for name in (*self.networks, 'updates') if name not in state]
-        if missing or set(state['updates']) != set(self.optimizers):
-            raise ValueError(f'of another kind of run: it trains {", ".join(state.get("updates", {})) or "nothing"}, '
-                             f'this run {", ".join(self.optimizers)}')
+        trained = [name for name in NETWORKS if name in state]
+        if set(trained) != set(self.networks):
+            raise ValueError(f'of another kind of run: it trains {", ".join(trained) or "nothing"}, this run '
+                             f'{", ".join(self.networks)}')
         for name, network in self.networks.items():
             try:
                 unwrap(network).load_state_dict(state.get(f'{name}_raw', state[name]))

@@ -373,6 +373,11 @@ def test_a_state_of_another_kind_or_size_is_refused(build):
     state = build({'content': 1.0}).state_dict()
     with pytest.raises(ValueError, match='it trains generator, this run generator, discriminator'):
         build({'adversarial': 1.0}).load_state_dict(state)
+    along = build({'tpl': 1.0}, finetune=True)
+    with pytest.raises(ValueError, match='it trains generator, this run generator, recognizer'):
+        along.load_state_dict(state)
+    with pytest.raises(ValueError, match='it trains generator, recognizer, this run generator$'):
+        build({'tpl': 1.0}).load_state_dict(along.state_dict())
     state['generator'] = Generator(2, 2, 8).state_dict()
     with pytest.raises(ValueError, match='its generator does not fit'):
         build({'content': 1.0}).load_state_dict(state)
