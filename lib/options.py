@@ -28,8 +28,8 @@ TERMS = ('content', 'adversarial', 'tpl', 'vgg')
 DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}
 # Defaults that depend on the run: of every run, of --arch textsr with a Text Perceptual Loss, of --arch aster, of a run
 # without --train_data_dir.
-DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'warmup': 100, 'disc_maps': 64, 'augmentation': 0.0, 'tpl_anchor': 0.0,
-            'tpl_perturbation': 0.0}
+DEFAULTS = {'epochs': 10, 'lr': 1e-4, 'aster_lr': 1e-5, 'warmup': 100, 'blocks': 16, 'maps': 64, 'disc_maps': 64,
+            'aster_width': 32, 'augmentation': 0.0, 'tpl_anchor': 0.0, 'tpl_perturbation': 0.0}
 TEXTSR_DEFAULTS = {'tpl_anchor': 0.5, 'tpl_perturbation': 0.5}
 ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
 DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
@@ -96,16 +96,17 @@ def build_parser():
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
                        help='srresnet: content loss (MSE); srgan: + adversarial (SRGAN-MSE of Ledig et al., without '
                             'VGG); textsr: + recognition; aster: recognizer')
-    model.add_argument('--blocks', type=int, default=16, help='residual blocks of a new generator')
-    model.add_argument('--maps', type=int, default=64, help='feature maps of a new generator')
+    model.add_argument('--blocks', type=int, help='residual blocks of a new generator; none: 16')
+    model.add_argument('--maps', type=int, help='feature maps of a new generator; none: 64')
     model.add_argument('--disc_maps', type=int,
                        help='feature maps of the first layer of the discriminator; none: 64, without --train_data_dir '
                             '16')
-    model.add_argument('--generator_path', help='generator to start from, or to test')
+    model.add_argument('--generator_path', help='generator to start from, or to test; none: a new one, without '
+                       '--train_data_dir weights/srresnet.pth')
     model.add_argument('--teacher_path', help='generator whose output is the target instead of the high resolution')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
-    model.add_argument('--aster_width', type=int, default=32,
-                       help="channels of a new recognizer's first layer, 32 as in ASTER; all others in proportion")
+    model.add_argument('--aster_width', type=int, help="channels of a new recognizer's first layer; all others in "
+                       'proportion; none: 32 as in ASTER')
     model.add_argument('--voc_type', help=f'{", ".join(VOCABULARIES)} or a text file with the characters to know, in '
                        'UTF-8: --arch aster trains a recognizer for them; none: those of the recognizer')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
@@ -129,7 +130,7 @@ def build_parser():
     optimization.add_argument('--max_steps', type=int, default=0, help='stop after this many steps; 0: after --epochs')
     optimization.add_argument('--lr', type=float,
                               help='learning rate; none: 1e-4, with --arch aster or without --train_data_dir 3e-4')
-    optimization.add_argument('--aster_lr', type=float, default=1e-5, help='learning rate of --finetune_aster')
+    optimization.add_argument('--aster_lr', type=float, help='learning rate of --finetune_aster; none: 1e-5')
     optimization.add_argument('--warmup', type=int,
                               help='steps of rising learning rate, then a cosine; none: 100, without --train_data_dir '
                                    '10')
@@ -181,12 +182,13 @@ def parse_args(argv=None):
     """The checked flags; exits with status 2 and one line on what is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    fill_in(args)
 
     def require(condition, message):
         if not condition:
             parser.error(message)
 
+    check_given(args, require)
+    fill_in(args)
     check_numbers(args, require)
     args.hr_sizes = [parse_size(size, parser, '--hr_sizes') for size in args.hr_sizes or ()] or [
         (args.height, args.width)]
@@ -200,6 +202,18 @@ def parse_args(argv=None):
     check_run(args, require)
     check_losses(args, require)
     return args
+
+
+def check_given(args, require):
+    """Whether flags that were given have an effect, before the others get their defaults."""
+    for names, has_effect, reason in (
+            (('blocks', 'maps'), args.test or not args.generator_path, 'sizes of a new generator; that of '
+             '--generator_path keeps its own'),
+            (('aster_width',), args.aster_path == 'none', 'size of a new recognizer; give --aster_path none'),
+            (('aster_lr',), args.finetune_aster, 'only with --finetune_aster'),
+            (('hr_sizes',), args.test or args.arch != 'aster', 'not with --arch aster, which reads at one size')):
+        for name in names:
+            require(has_effect or getattr(args, name) is None, f'--{name}: {reason}')
 
 
 def check_numbers(args, require):
@@ -283,7 +297,7 @@ def fill_in(args):
     if args.demo:
         train, val = DEMO_WORDS
         defaults.update(DEMO_DEFAULTS, train_data_dir=[train], val_data_dir=[val], test_data_dir=[val])
-        if args.arch != 'aster' and args.ds_scale == 4:
+        if args.arch != 'aster' and args.ds_scale == 4 and args.blocks is None and args.maps is None:
             defaults['generator_path'] = SRRESNET_PATH
     for name, value in defaults.items():
         if getattr(args, name) is None:

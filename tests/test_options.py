@@ -30,7 +30,8 @@ BAD_FLAGS = [
     '--tpl_weight=1 --arch=aster', '--finetune_aster --arch=aster', '--generator_path=g.pth --arch=aster',
     '--teacher_path=g.pth --arch=aster',
     '--aster_path=none', '--test', '--methods bicubic', '--resume --test --test_data_dir x', '--read_reduced',
-    '--teacher_dropout=0.1',
+    '--teacher_dropout=0.1', '--blocks=4 --generator_path=g.pth', '--maps=16 --generator_path=g.pth',
+    '--aster_width=16 --arch=aster', '--aster_lr=1e-5', '--hr_sizes 64x32 --arch=aster',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
     '--vgg_weight=1 --hr_sizes 64x32 64x12', '@no_such_recipe.txt',
@@ -66,7 +67,8 @@ def test_every_flag_has_help_and_is_read():
 def test_defaults_of_a_run_without_training_data():
     assert (parse_args([]).epochs, parse_args([]).demo) == (1, True)
     assert parse_args([]).generator_path == SRRESNET_PATH
-    assert parse_args(['--ds_scale', '2']).generator_path is parse_args(['--arch', 'aster']).generator_path is None
+    for flags in (['--ds_scale', '2'], ['--arch', 'aster'], ['--blocks', '16'], ['--maps', '32']):
+        assert parse_args(flags).generator_path is None, flags
     assert (parse_args(['--epochs', '7']).epochs, parse_args(['--bloc=7']).blocks) == (7, 7)
     args = parse_args(['--train_data_dir', 'x'])
     assert (args.epochs, args.blocks, args.demo, args.lr) == (10, 16, False, 1e-4)
@@ -125,7 +127,8 @@ def run(tiny_lmdb, tiny_aster, tmp_path, capsys):
 
     def start(*more):
         capsys.readouterr()
-        status = main.main(['--train_data_dir', data, *TINY, '--aster_path', tiny_aster, '--epochs', '1', '--logs_dir',
+        sizes = TINY[2 if '--generator_path' in more else 0:]
+        status = main.main(['--train_data_dir', data, *sizes, '--aster_path', tiny_aster, '--epochs', '1', '--logs_dir',
                             str(tmp_path / 'logs'), *map(str, more)])
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('main.py: ')]
         return status, lines
