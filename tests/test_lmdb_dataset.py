@@ -167,12 +167,12 @@ def test_num_samples_below_the_records(tiny_lmdb):
 
 
 def test_labels_empty_too_long_or_outside_the_vocabulary(tiny_lmdb):
-    path = tiny_lmdb(words=('sun', '', 'a' * 101, 'a' * 100, 'Änne', 'x y'))
+    path = tiny_lmdb(words=('sun', '', 'a' * 101, 'a' * 100, 'Änne', 'x y', ' '))
     training = LmdbDataset([path], 100, 'abcdefghijklmnopqrstuvwxyz')
     assert [training[i].label for i in range(len(training))] == ['sun', 'a' * 100, 'Änne', 'x y']
-    assert (training.left_out, training.outside) == (2, 2)
+    assert (training.left_out, training.outside) == (3, 2)
     testing = LmdbDataset([path])
-    assert len(testing) == 6 and [i for i in range(6) if testing[i].error] == [1]
+    assert len(testing) == 7 and [i for i in range(7) if testing[i].error] == [1]
     assert 'label-000000002 is empty' in testing[1].error and testing[2].label == 'a' * 101
 
 

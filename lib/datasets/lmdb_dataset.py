@@ -125,7 +125,7 @@ class LmdbFolder:
 class LmdbDataset(Dataset):
     """The records of one or several LMDB folders, concatenated.
 
-    paths: folders. max_len: for training, leaves out the words that are empty or have more characters; `left_out`
+    paths: folders. max_len: for training, leaves out the words that are blank or have more characters; `left_out`
     counts them, and `outside` the words with characters that are not in `characters`. None, for testing, keeps all,
     and an empty label is an error of its record. An item is a `Record`; `lengths` holds the number per folder.
     FileNotFoundError or ValueError, naming the folder, where one is missing, empty or damaged as a whole.
@@ -148,7 +148,7 @@ class LmdbDataset(Dataset):
         kept, known = [], set(characters or ())
         for number, value in enumerate(folder.all_labels(), 1):
             label = '?' if value is None else value.decode('utf-8', 'replace')
-            if 1 <= len(label) <= max_len:
+            if label.strip() and len(label) <= max_len:
                 kept.append(number)
                 self.outside += bool(known) and not known.issuperset(composed(label))
         return np.array(kept, dtype=np.int64)

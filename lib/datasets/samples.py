@@ -52,8 +52,8 @@ class ReadingSamples(Dataset):
     """Training samples for the recognizer: images uint8 (64, 256, 3), and label. A draw is (index, seed, ...).
 
     They are 8-bit, a quarter of the recognizer's input to carry from data workers. augmentation: strength in [0, 1],
-    see `augment`. reduced: (height, width) that every image is degraded to before, see `degrade`, and enlarged from by
-    bicubic; None keeps the image's own size.
+    see `augment`. reduced: (height, width) of the low resolution, see `make_pair`, from which every image is
+    enlarged by bicubic before; None keeps the image's own size.
     """
 
     def __init__(self, records, augmentation=0.0, reduced=None, ds_scale=4, degradation='bicubic'):
@@ -69,9 +69,8 @@ class ReadingSamples(Dataset):
         height, width = RECOGNIZER_SIZE
         if self.reduced:
             size = self.reduced[0] * self.ds_scale, self.reduced[1] * self.ds_scale
-            hr = resize(to_tensor(image)[None], size)
-            lr = degrade(hr, self.ds_scale, self.degradation, torch.Generator().manual_seed(seed))
-            image = to_pil(resize(lr, size)[0])
+            _, lr = make_pair(to_tensor(image)[None], record.image_lr, size, self.ds_scale, self.degradation, seed)
+            image = to_pil(resize(lr[None], size)[0])
         if self.augmentation:
             image.thumbnail((width, height))  # which makes all that follows cheap
             image = augment(image, self.augmentation, np.random.default_rng(seed))
