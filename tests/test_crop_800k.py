@@ -280,6 +280,16 @@ def test_a_full_disk_stops_the_run_and_leaves_no_list(tmp_path, words, monkeypat
     assert not list(tmp_path.glob('*.odgt')) and not list(tmp_path.glob('*.jsonl'))
 
 
+def test_all_but_the_crops_is_on_the_disk_before_the_parts_are_deleted(tmp_path, words, monkeypatch):
+    """A part that a power cut left empty would count as done."""
+    flushed, real = [], os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda file: flushed.append(os.readlink(f'/proc/self/fd/{file}')) or real(file))
+    assert main([*words, f'--out_path={tmp_path}']) == 0
+    names = [os.path.basename(path).removesuffix('.tmp') for path in flushed]
+    assert names == ['settings.json', *(f'part-{number:06d}.jsonl' for number in range(3)),
+                     'syntax_crop_skipped.jsonl', 'syntax_crop.odgt', tmp_path.name, 'finished.json']
+
+
 def test_it_goes_on_where_it_was(tmp_path, words, monkeypatch):
     assert main([*words, f'--out_path={tmp_path / "whole"}']) == 0
     flags, done, real = [*words, f'--out_path={tmp_path / "out"}'], [], crop_800k.crop_image

@@ -15,7 +15,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.runtime.console import run_command
-from lib.runtime.system import available_cores, hold
+from lib.runtime.system import available_cores, hold, sync_folder
 from lib.runtime.workers import in_order
 from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
 
@@ -48,7 +48,7 @@ def crop_chunk(task, images, out, sizes):
     """Crops the images of one (number, entries) task; its part file, written last, marks it as done."""
     number, entries = task
     rows = [row for entry in entries for row in crop_image(*entry, images, out, CROPS, sizes)]
-    write_beside(part_path(out, number), ''.join(json.dumps(row) + '\n' for row in rows).encode())
+    write_beside(part_path(out, number), ''.join(json.dumps(row) + '\n' for row in rows).encode(), flush=True)
     return len(entries)
 
 
@@ -94,9 +94,13 @@ def merge(out, chunks, sizes):
             with open(part_path(out, number), encoding='utf-8') as part:
                 for row in map(json.loads, part):
                     count_row(row, counts, files, sizes)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())  # the parts are deleted afterwards
     for name in files:
         if counts['written'] or name == SKIPPED:
             os.replace(run / name, Path(out, name))
+    sync_folder(out)
     return counts
 
 
@@ -191,7 +195,7 @@ def open_run(out, settings, force):
     for name in list_names(older['sizes']) if older else ():
         Path(out, name).unlink(missing_ok=True)  # the crops it lists are about to be replaced
     clear_run(out)
-    write_beside(run / 'settings.json', json.dumps(settings).encode())
+    write_beside(run / 'settings.json', json.dumps(settings).encode(), flush=True)
     return None
 
 
@@ -218,7 +222,7 @@ def crop_set(gt_path, syntxt_path, out_path, sizes=(), workers=1, force=False):
                     bar.update(count)
             counts = merge(out_path, chunks, sizes)
             if counts['written']:
-                write_beside(Path(out_path, RUN, 'finished.json'), json.dumps(counts).encode())
+                write_beside(Path(out_path, RUN, 'finished.json'), json.dumps(counts).encode(), flush=True)
         else:
             print('finished already (--force crops again)', file=sys.stderr)
         # a run that wrote nothing is forgotten, so that other flags can be tried

@@ -85,14 +85,17 @@ def crop_name(folder, inner, k):
     return str(path.with_name(f'{path.stem}_{k}.jpg'))
 
 
-def write_beside(path, data):
+def write_beside(path, data, flush=False):
     """Writes bytes to a file beside `path` and renames it, so that `path` is never half written.
 
-    Unlike `lib.runtime.files.written_beside` the name beside it is always the same, so that the run after a killed one
-    replaces what that left.
+    flush: wait until they are on the disk, to survive a power cut. Unlike `lib.runtime.files.written_beside` the name
+    beside it is always the same, so that the run after a killed one replaces what that left.
     """
     with open(f'{path}.tmp', 'wb') as f:
         f.write(data)
+        if flush:
+            f.flush()
+            os.fsync(f.fileno())
     os.replace(f'{path}.tmp', path)
 
 
