@@ -278,6 +278,10 @@ def check_losses(args, require):
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
     for term, weight in args.weights.items():
         require(args.test or args.arch != 'aster' or not weight, f'--{term}_weight: no loss of --arch aster')
+    one_value = args.batch_size == 1 and not args.sync_bn and any(max(size) <= 16 for size in args.hr_sizes)
+    require(args.test or not (one_value and args.weights['adversarial']),
+            '--batch_size 1: the discriminator makes one value a channel of an image of 16x16 or less, and its batch '
+            'norm needs at least 2')
     for name in ('finetune_aster', 'tpl_anchor', 'tpl_perturbation'):
         require(args.test or args.weights['tpl'] or not getattr(args, name),
                 f'--{name}: acts in the Text Perceptual Loss, whose weight is 0; give --tpl_weight')
