@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 import warnings
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
@@ -40,6 +42,7 @@ def parse_args(argv=None):
     return args
 
 
+@mock.patch('lib.models.generator.conv_of_shuffled', lambda conv, x: conv(F.pixel_shuffle(x, 2)))  # as on a GPU
 def step_flops(blocks=16, count=2):
     """Counted floating-point operations of a training step, per image at 128x32, of each part (released sizes)."""
     generator, discriminator, recognizer = Generator(4, blocks), Discriminator(), Aster().freeze()
