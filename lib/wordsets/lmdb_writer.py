@@ -41,7 +41,7 @@ class LmdbWriter:
         self.path = os.path.realpath(path)  # a link stays a link, its target is replaced
         self.partial = f'{self.path}.partial-{os.getpid()}'
         self.append = append
-        self.count = 0
+        self._count = 0
         self._env = self._lock = self._kinds = self._source = None
         self._batch, self._batch_bytes = [], 0
         if not os.path.lexists(self.path):
@@ -60,7 +60,7 @@ class LmdbWriter:
             self._lock = hold(self.partial)  # tells other writers that this folder is in use
             if self.append and os.path.exists(self._data(self.path)):
                 self._copy_existing()
-            self._env = self._open(self.partial, map_size=FIRST_MAP_SIZE, sync=False, meminit=False)
+            self._env = lmdb.open(self.partial, map_size=FIRST_MAP_SIZE, sync=False, meminit=False)
             if self.append and self._source:
                 self._read_existing()
         except BaseException as error:
@@ -76,8 +76,8 @@ class LmdbWriter:
             return
         try:
             self._flush()
-            if self.count:
-                self._put([(b'num-samples', str(self.count).encode())])
+            if self._count:
+                self._put([(b'num-samples', str(self._count).encode())])
                 self._env.sync(True)
                 self._env.close()
                 self._env = None
@@ -89,7 +89,7 @@ class LmdbWriter:
 
     def __len__(self):
         """Number of records so far, with those of the set that is being appended to."""
-        return self.count
+        return self._count
 
     def add(self, label: str, **images: bytes):
         """Adds one record: `add('word', image=data)` or `add('word', image_hr=data, image_lr=data)`."""
@@ -99,12 +99,12 @@ class LmdbWriter:
         if kinds != self._kinds or not kinds:
             raise ValueError(f'{self.path}: a record with {", ".join(kinds) or "no image"} '
                              f'in a set with {", ".join(self._kinds) or "none"}')
-        number = self.count + 1
+        number = self._count + 1
         items = [(f'label-{number:09d}'.encode(), label.encode('utf-8'))]
         items += [(f'{kind}-{number:09d}'.encode(), data) for kind, data in images.items()]
         self._batch += items
         self._batch_bytes += sum(len(value) for _, value in items)
-        self.count = number
+        self._count = number
         if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_RECORDS * len(items):
             try:
                 self._flush()
@@ -141,14 +141,14 @@ class LmdbWriter:
         """Reads the count and the kinds of image of the copied set."""
         with self._env.begin() as transaction:
             count = transaction.get(b'num-samples', b'')
-            self.count = int(count) if count.isdigit() else 0
-            suffix = f'-{self.count:09d}'
+            self._count = int(count) if count.isdigit() else 0
+            suffix = f'-{self._count:09d}'
             kinds = [kind for kind in ('image', 'image_hr', 'image_lr') if transaction.get((kind + suffix).encode())]
             if not kinds or transaction.get(('label' + suffix).encode()) is None:
                 raise ValueError(f'cannot append to {self.path}: num-samples is {count.decode("latin-1") or "missing"}'
                                  ' and no record has that number; check the set with create_lmdb.py --check')
-            if transaction.get(f'label-{self.count + 1:09d}'.encode()) is not None:
-                raise ValueError(f'cannot append to {self.path}: num-samples is {self.count}, but there are more '
+            if transaction.get(f'label-{self._count + 1:09d}'.encode()) is not None:
+                raise ValueError(f'cannot append to {self.path}: num-samples is {self._count}, but there are more '
                                  'records, which would be overwritten; check the set with create_lmdb.py --check')
         self._kinds = tuple(kinds)
 
@@ -194,7 +194,3 @@ class LmdbWriter:
     @staticmethod
     def _data(folder):
         return os.path.join(folder, 'data.mdb')
-
-    @staticmethod
-    def _open(folder, **options):
-        return lmdb.open(folder, subdir=True, **options)
