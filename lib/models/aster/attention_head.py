@@ -105,7 +105,7 @@ class AttentionHead(nn.Module):
     unknown instead and has to read without them; a number in [0, 1) to set for training.
     """
 
-    def __init__(self, num_classes, in_planes, state_dim=512, attention_dim=512):
+    def __init__(self, num_classes, in_planes, state_dim, attention_dim):
         super().__init__()
         self.eos, self.bos = num_classes - 3, num_classes
         self.teacher_dropout = 0.0

@@ -16,6 +16,9 @@ TEXT_SIZE = (32, 100)  # height, width of the encoder's input
 class Aster(nn.Module):
     """Rectification, ResNet + BiLSTM encoder, attention decoder. The defaults are the released model's sizes.
 
+    width, stn_width: channels of the first convolution of the encoder and of the localization network. lstm_dim: units
+    of each direction of the LSTM. decoder_dim, attention_dim, stn_dim: units of the decoder's state, of its attention
+    and of the localization network's hidden layer. control_points: of the spline, an even number.
     num_classes counts EOS, padding and unknown, the last three. alphabet: the characters of the others, a string, which
     the state dict then carries under that name; None: those of the vocabulary with as many classes.
     Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls the module itself or `columns_and_logits`, reading

@@ -40,7 +40,7 @@ class ResNetAster(nn.Module):
     `out_planes` is the number of channels of a column.
     """
 
-    def __init__(self, width=32, use_lstm=True, lstm_dim=256):
+    def __init__(self, width, use_lstm, lstm_dim):
         super().__init__()
         self.layer0 = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
                                     nn.ReLU(inplace=True))

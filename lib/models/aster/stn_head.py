@@ -8,7 +8,7 @@ from lib.models.conv_bn import conv_bn, fastest_layout
 def border_points(count, margin_x, margin_y):
     """Control points along the upper border from left to right, then along the lower one.
 
-    Returns (count, 2) float32 of (x, y) in [0, 1] of the image; `count` is even.
+    Returns (count, 2) float32 of (x, y) in [0, 1] of the image; `count` is even. The margins are shares of its sides.
     """
     x = torch.linspace(margin_x, 1 - margin_x, count // 2, dtype=torch.float64)
     top = torch.stack([x, torch.full_like(x, margin_y)], dim=1)
@@ -24,7 +24,7 @@ def conv_block(in_channels, out_channels):
 class STNHead(nn.Module):
     """Predicts the control points of an image of 32x64 pixels."""
 
-    def __init__(self, width=32, hidden=512, control_points=20):
+    def __init__(self, width, hidden, control_points):
         super().__init__()
         layers, in_channels = [], 3
         for out_channels in (width, 2 * width, 4 * width, 8 * width, 8 * width, 8 * width):

@@ -20,10 +20,10 @@ class TPS(nn.Module):
     All matrices depend on sizes alone and are buffers, with the names of the released checkpoint.
     """
 
-    def __init__(self, height=32, width=100, control_points=20, margin=0.05):
+    def __init__(self, height, width, control_points):
         super().__init__()
         self.height, self.width = height, width
-        targets = border_points(control_points, margin, margin)
+        targets = border_points(control_points, 0.05, 0.05)
         count = len(targets)
 
         kernel = torch.zeros(count + 3, count + 3)
