@@ -41,7 +41,8 @@ def test_data_is_measured_for_each_number_of_workers(tiny_lmdb, tiny_aster, caps
     assert '| -j 0 |' in (text := capsys.readouterr().out) and '| -j 1 |' in text
 
 
-def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys):
+def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, 'available_cores', lambda: 1)  # see conftest.py
     argv = flags(tiny_aster, '--parts', 'conversion', '--images', '3', '--data_dir', tiny_lmdb())
     assert benchmark.main(argv) == 0
     text = capsys.readouterr().out

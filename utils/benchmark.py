@@ -41,6 +41,7 @@ from lib.options import ASTER_PATH, HelpFormatter
 from lib.options import parse_args as training_flags
 from lib.runtime.console import run_command
 from lib.runtime.device import autocast, pick_amp, pick_device
+from lib.runtime.system import available_cores
 from lib.vocabulary import Vocabulary, vocabulary_of
 
 PARTS = ('reading', 'training', 'data', 'conversion', 'share')
@@ -156,9 +157,10 @@ def reading(args, data_dir, device):
     """Words read by the usual search and by ours; returns whether the strings are the same."""
     recognizer = load_aster(args.aster_path).freeze().to(device)
     vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
-    records = LmdbDataset([data_dir])
-    records = [record for record in map(records.__getitem__, range(min(args.words, len(records)))) if not record.error]
-    images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records]).to(device)
+    dataset = LmdbDataset([data_dir])
+    records = [dataset[index] for index in range(min(args.words, len(dataset)))]
+    images = torch.cat([recognizer_input(to_tensor(record.image)[None]) for record in records if not record.error])
+    images = images.to(device)
 
     def usual(width, amp):
         rows = []
@@ -338,7 +340,7 @@ def conversion(args, data_dir, device):
                     '--aster_path', args.aster_path, '--batch_size', str(size), '--device', str(device)])
 
         names = {1: 'one by one', 64: 'batches of 64'}
-        torch.set_num_threads(os.cpu_count())  # for both, as without this benchmark
+        torch.set_num_threads(available_cores())  # for both, as without this benchmark
         variants = {name: lambda size=size: run(size) for size, name in names.items()}
         results = measure(variants, device, 1, time.perf_counter)
         torch.set_num_threads(args.threads)
