@@ -1,8 +1,8 @@
 import pytest
 import torch
+from helpers import status_of
 from PIL import Image
 
-import main as training
 from lib.checkpoint import load_generator, save_checkpoint
 from lib.imaging import to_tensor
 from lib.metrics import checkerboard
@@ -50,17 +50,6 @@ def test_a_photograph_is_enlarged_in_tiles(generators, tmp_path, monkeypatch, ca
     assert abs(figures(capsys.readouterr().out)[0][1] - expected) < 0.01
 
 
-def test_training_levels_the_phases(generators, tiny_lmdb, tiny_aster, tmp_path, capsys):
-    words = tiny_lmdb('words', ('sun', 'rain'), size=(64, 16))
-    flags = ['--arch=srresnet', '--ds_scale=2', '--width=64', '--height=16', '--batch_size=2', '--max_steps=1', '-j=0',
-             f'--train_data_dir={words}', f'--aster_path={tiny_aster}', f'--logs_dir={tmp_path / "logs"}', '--lr=1e-9']
-    assert training.main([*flags, f'--generator_path={generators[0]}']) == 0
-    capsys.readouterr()
-    assert main([*generators, str(tmp_path / 'logs' / 'last.pth')]) == 0
-    (uneven,), (level,), (trained,) = figures(capsys.readouterr().out)
-    assert abs(trained - level) < 0.02 < uneven
-
-
 @pytest.mark.parametrize('flags, message', [
     (['--image', 'gone.png'], '--image gone.png: unreadable image'),
     (['--image', 'flat.png', '--box', '0,0,9,9'], '--box: reaches beyond flat.png, which has 8x8 pixels'),
@@ -70,8 +59,5 @@ def test_training_levels_the_phases(generators, tiny_lmdb, tiny_aster, tmp_path,
 def test_wrong_flags(generators, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     Image.new('RGB', (8, 8)).save('flat.png')
-    try:
-        status = main([generators[0], *flags])
-    except SystemExit as stop:
-        status = stop.code
-    assert status == 2 and message in capsys.readouterr().err
+    assert status_of(main, [generators[0], *flags]) == 2
+    assert message in capsys.readouterr().err
