@@ -13,6 +13,17 @@ WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
 TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8}
 
 
+def noise(width, height, form='PNG', mode='RGB', **options):
+    """Bytes of an image file of coloured noise, the same for a size; options as of Image.save."""
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == 'I;16':
+        image = image.convert('I')  # old versions of Pillow convert to 16 bits from 32 alone
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 def word_image(word, size=(32, 16)):
     """PNG bytes of a word in black on white."""
     image = Image.new('RGB', size, 'white')
@@ -73,6 +84,12 @@ def alive(pid):
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except OSError:
         return False
+
+
+def children(pid):
+    """The ids of a process's children, where /proc lists them."""
+    return [int(child) for path in Path('/proc', str(pid), 'task').glob('*/children')
+            for child in path.read_text().split()]
 
 
 def files(path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_decoding import close, random_head, up_to_eos
+from test_decoding import EOS, SMALL, close, random_head, up_to_eos
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -15,9 +15,6 @@ from lib.models.aster.resnet_aster import Block
 from lib.trainers import frozen_copy
 
 DATA = Path(__file__).parent / 'data'
-SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 'lstm_dim': 12, 'stn_width': 2,
-         'stn_dim': 20}
-EOS = 94
 
 
 # ---------------------------------------------------------------- golden values of a reference implementation

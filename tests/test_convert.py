@@ -271,7 +271,7 @@ def test_batches_give_what_one_by_one_gives(run, folder, tmp_path, amp):
 
 
 def test_mixed_precision_reaches_both_generators(generators, monkeypatch):
-    monkeypatch.setattr('lib.runtime.distributed.torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
+    monkeypatch.setattr('torch.cpu._is_avx512_bf16_supported', lambda: True, raising=False)
     for flags, amp in (([], 'bf16'), (['--amp', 'off'], 'off')):
         args = parse_args(['--srgan_path', generators[4], '--textsr_path', generators[4], '--ds_scale=4', *flags])
         enlargers, _ = build_enlargers(args, torch.device('cpu'))

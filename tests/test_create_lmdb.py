@@ -1,5 +1,4 @@
 """Building and checking LMDBs by the command line, on good lists, bad images and failing machines."""
-import io
 import json
 import os
 import random
@@ -10,9 +9,8 @@ import sys
 from pathlib import Path
 
 import lmdb
-import numpy as np
 import pytest
-from helpers import alive, huge_png, wait_for
+from helpers import alive, children, huge_png, noise, wait_for
 from PIL import Image
 
 from lib.wordsets.lmdb_writer import LmdbWriter
@@ -20,17 +18,6 @@ from utils import create_lmdb
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / 'utils' / 'create_lmdb.py')
-
-
-def encode(width, height, form='PNG', mode='RGB', **options):
-    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    if mode == 'I;16':
-        image = image.convert('I')  # old versions of Pillow convert to 16 bits from 32 alone
-    image = image.convert(mode)
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
 
 
 def read(path):
@@ -60,7 +47,7 @@ def good(tmp_path):
     """A set of 40 words, as a path."""
     with LmdbWriter(tmp_path / 'good') as writer:
         for i in range(40):
-            writer.add(f'word{i}', image=encode(16 + i, 8))
+            writer.add(f'word{i}', image=noise(16 + i, 8))
     return tmp_path / 'good'
 
 
@@ -72,7 +59,7 @@ def change(path, key, value):
 def test_without_flags(tmp_path):
     """The published list refers to the folder in which the commands are run."""
     (tmp_path / 'syntxt_crop' / '8').mkdir(parents=True)
-    data = encode(20, 10, 'JPEG')
+    data = noise(20, 10, 'JPEG')
     (tmp_path / 'syntxt_crop' / '8' / 'a_0.jpg').write_bytes(data)
     record = {'im_path': './syntxt_crop/8/a_0.jpg', 'im_name': 'a_0.jpg', 'label': "O'Neil,"}
     (tmp_path / 'syntax_crop.odgt').write_text(json.dumps(record) + '\n')
@@ -88,8 +75,8 @@ def test_list_elsewhere(tmp_path, monkeypatch):
     for folder in 'lists', 'here':
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / 'here')
-    Path('here.png').write_bytes(encode(9, 9))
-    (tmp_path / 'lists' / 'beside.png').write_bytes(encode(8, 8))
+    Path('here.png').write_bytes(noise(9, 9))
+    (tmp_path / 'lists' / 'beside.png').write_bytes(noise(8, 8))
     Path(tmp_path, 'lists', 'a.odgt').write_text(
         '{"im_path": "here.png", "label": "here"}\n{"im_path": "beside.png", "label": "beside"}')
     Path(tmp_path, 'lists', 'a.txt').write_text('here.png\there\nbeside.png\tbeside\n')
@@ -100,7 +87,7 @@ def test_list_elsewhere(tmp_path, monkeypatch):
 
 
 def test_order_and_bytes_do_not_depend_on_workers(tmp_path):
-    images = {f'{i}.{form.lower()}': encode(8 + i % 50, 8 + i % 7, form)
+    images = {f'{i}.{form.lower()}': noise(8 + i % 50, 8 + i % 7, form)
               for i, form in enumerate(['PNG', 'JPEG', 'BMP', 'WEBP', 'GIF', 'TIFF', 'PPM'] * 20)}
     gt = make_list(tmp_path, images)
     sets = []
@@ -114,10 +101,10 @@ def test_order_and_bytes_do_not_depend_on_workers(tmp_path):
 
 
 def test_pairs(tmp_path, capsys):
-    make_list(tmp_path, {'hr.png': encode(128, 32), 'lr.png': encode(64, 16), 'bad.png': b'x'})
+    make_list(tmp_path, {'hr.png': noise(128, 32), 'lr.png': noise(64, 16), 'bad.png': b'x'})
     (tmp_path / 'gt.txt').write_text('hr.png\tlr.png\tone\nhr.png\tbad.png\ttwo\n')
     assert build('--input', tmp_path, '--output', tmp_path / 'set', '--min_width', 100, '--min_height', 20) == 0
-    assert read(tmp_path / 'set') == {'image_hr-000000001': encode(128, 32), 'image_lr-000000001': encode(64, 16),
+    assert read(tmp_path / 'set') == {'image_hr-000000001': noise(128, 32), 'image_lr-000000001': noise(64, 16),
                                       'label-000000001': b'one', 'num-samples': b'1'}
     assert 'bad.png (not an image)' in capsys.readouterr().out
 
@@ -125,8 +112,8 @@ def test_pairs(tmp_path, capsys):
 def test_sizes_are_strictly_bigger(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6  # lies on its side: 33x129 is shown as 129x33
-    images = {'equal.png': encode(128, 32), 'wide.png': encode(129, 32), 'high.png': encode(128, 33),
-              'both.png': encode(129, 33), 'turned.jpg': encode(33, 129, 'JPEG', exif=turned)}
+    images = {'equal.png': noise(128, 32), 'wide.png': noise(129, 32), 'high.png': noise(128, 33),
+              'both.png': noise(129, 33), 'turned.jpg': noise(33, 129, 'JPEG', exif=turned)}
     gt = make_list(tmp_path, images)
     assert build('--input', gt, '--output', tmp_path / 'set', '--min_width', 128, '--min_height', 32) == 0
     contents = read(tmp_path / 'set')
@@ -134,23 +121,23 @@ def test_sizes_are_strictly_bigger(tmp_path):
 
 
 def test_sizes_are_strictly_smaller(tmp_path, capsys):
-    gt = make_list(tmp_path, {'equal.png': encode(64, 31), 'high.png': encode(63, 32), 'both.png': encode(63, 31)})
+    gt = make_list(tmp_path, {'equal.png': noise(64, 31), 'high.png': noise(63, 32), 'both.png': noise(63, 31)})
     assert build('--input', gt, '--output', tmp_path / 'set', '--max_width', 64, '--max_height', 32) == 0
     contents = read(tmp_path / 'set')
     assert [contents[key] for key in contents if key.startswith('label')] == [b'both']
     assert '2 skipped, image too large' in capsys.readouterr().out
 
 
-BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': encode(90, 40, 'JPEG')[:-300],
-       'truncated.png': encode(90, 40)[:2000], 'header.png': encode(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
+BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': noise(90, 40, 'JPEG')[:-300],
+       'truncated.png': noise(90, 40)[:2000], 'header.png': noise(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
        'lesser_bomb.png': huge_png(10000, 10000),  # only a warning to Pillow
-       'rare.pcx': encode(9, 9, 'PCX'),
+       'rare.pcx': noise(9, 9, 'PCX'),
        'script.eps': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'}
 
 
 @pytest.mark.parametrize('name', BAD)
 def test_bad_images_are_named(tmp_path, capsys, name):
-    gt = make_list(tmp_path, {'a.png': encode(9, 9), name: BAD[name], 'b.png': encode(9, 9)})
+    gt = make_list(tmp_path, {'a.png': noise(9, 9), name: BAD[name], 'b.png': noise(9, 9)})
     assert build('--input', gt, '--output', tmp_path / 'set') == 0
     out = capsys.readouterr().out
     assert '2 written, 1 skipped' in out and f'1 skipped, image unusable: {tmp_path}/{name} (' in out
@@ -166,7 +153,7 @@ def test_missing_and_special_files(tmp_path, capsys, monkeypatch):
     (tmp_path / 'new\nline.png').write_bytes(b'')
     with open(tmp_path / 'large.png', 'wb') as file:
         file.truncate((1 << 20) + 1)
-    (tmp_path / 'ok.png').write_bytes(encode(9, 9))
+    (tmp_path / 'ok.png').write_bytes(noise(9, 9))
     names = ['pipe.png', 'folder.png', 'large.png', '/dev/zero', 'nul\0.png', 'ok.png', *(f'{i}.png' for i in range(9))]
     lines = [json.dumps({'im_path': name, 'label': 'x'}) for name in [*names, 'new\nline.png']]
     (tmp_path / 'a.odgt').write_text('\n'.join([*lines, 'nonsense']))
@@ -191,7 +178,7 @@ def test_nothing_came_out(tmp_path, good, capsys):
 
 
 def test_force_and_append(tmp_path, good, capsys):
-    gt = make_list(tmp_path, {'a.png': encode(9, 9)})
+    gt = make_list(tmp_path, {'a.png': noise(9, 9)})
     assert build('--input', gt, '--output', good) == 2
     assert capsys.readouterr().err == f'create_lmdb.py: {good} exists; give --force to replace it\n'
     assert build('--input', gt, '--output', good, '--append') == 0
@@ -232,13 +219,13 @@ def test_bad_lists(tmp_path, capsys):
 def test_stopped_in_the_middle(tmp_path, good, number, status):
     """Whatever stops it, the old set stays, nothing readable is left and no worker stays behind."""
     before = read(good)
-    make_list(tmp_path, {'a.png': encode(64, 32)})
+    make_list(tmp_path, {'a.png': noise(64, 32)})
     (tmp_path / 'gt.txt').write_text('a.png\tword\n' * 200_000)
     command = [sys.executable, SCRIPT, '--input', tmp_path, '--output', good, '--force', '--workers', '2']
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
     data = tmp_path / f'good.partial-{process.pid}' / 'data.mdb'
     wait_for(lambda: data.exists() and data.stat().st_size > 1_000_000)
-    workers = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    workers = children(process.pid)
     assert len(workers) >= 2
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # Ctrl-C reaches the workers, too
@@ -256,7 +243,7 @@ def test_stopped_in_the_middle(tmp_path, good, number, status):
 
 def test_full_disk(tmp_path, good):
     before = read(good)
-    make_list(tmp_path, {'a.png': encode(64, 32)})
+    make_list(tmp_path, {'a.png': noise(64, 32)})
     (tmp_path / 'gt.txt').write_text('a.png\tword\n' * 500)
     limit = resource.RLIMIT_FSIZE, (300_000, 300_000)
     result = script('--input', tmp_path, '--output', good, '--force', preexec_fn=lambda: resource.setrlimit(*limit))
@@ -267,7 +254,7 @@ def test_full_disk(tmp_path, good):
 
 
 def test_a_worker_that_dies(tmp_path, capsys, monkeypatch):
-    gt = make_list(tmp_path, {'a.png': encode(9, 9)})
+    gt = make_list(tmp_path, {'a.png': noise(9, 9)})
     monkeypatch.setattr(create_lmdb, 'load_entry', lambda *_, **__: os._exit(9))
     assert build('--input', gt, '--output', tmp_path / 'set') == 1
     assert 'a worker process died' in capsys.readouterr().err
@@ -289,7 +276,7 @@ def test_check_of_a_good_set(good, capsys):
 @pytest.mark.parametrize('key, value, message', [
     (b'image-000000007', None, 'record 7: image: missing'), (b'label-000000040', None, 'record 40: label: missing'),
     (b'image-000000001', b'', 'record 1: image: empty file'),
-    (b'image-000000020', encode(30, 20)[:-200], 'record 20: image: image file is truncated'),
+    (b'image-000000020', noise(30, 20)[:-200], 'record 20: image: image file is truncated'),
     (b'image-000000020', huge_png(30000, 30000), 'record 20: image: Image size (900000000 pixels)'),
     (b'label-000000003', b'\xff', "record 3: label: 'utf-8'"), (b'label-000000003', b' ', 'record 3: label: empty'),
     (b'label-000000003', b'ab\r', "record 3: label: control character in 'ab\\r'"),
@@ -307,7 +294,7 @@ def test_check_names_damage(good, capsys, key, value, message):
 def test_check_of_pairs(tmp_path, capsys):
     with LmdbWriter(tmp_path / 'pairs') as writer:
         for _ in range(3):
-            writer.add('word', image_hr=encode(128, 32), image_lr=encode(64, 16))
+            writer.add('word', image_hr=noise(128, 32), image_lr=noise(64, 16))
     assert create_lmdb.main(['--check', str(tmp_path / 'pairs')]) == 0
     assert '3 records of label, image_hr, image_lr' in capsys.readouterr().out
     change(tmp_path / 'pairs', b'image_lr-000000002', None)
@@ -340,7 +327,7 @@ def test_check_of_random_damage(good):
 def test_check_goes_on_when_reading_ends_a_worker(tmp_path, capsys, monkeypatch):
     with LmdbWriter(tmp_path / 'set') as writer:
         for i in range(300):
-            writer.add('word', image=encode(8 + i // 256, 8))  # the second chunk has another width
+            writer.add('word', image=noise(8 + i // 256, 8))  # the second chunk has another width
     sound = create_lmdb.image_size
     monkeypatch.setattr(create_lmdb, 'image_size', lambda data: sound(data) if sound(data)[0] == 8 else os._exit(9))
     assert create_lmdb.main(['--check', str(tmp_path / 'set'), '--workers', '1']) == 1

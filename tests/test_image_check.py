@@ -4,16 +4,16 @@ import struct
 import zlib
 
 import pytest
+from helpers import noise
 from PIL import Image
 
 from lib.formats import FORMATS
 from lib.wordsets.image_check import image_size, plain_png_size
-from tests.test_create_lmdb import encode
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'])
 def test_modes_of_image(tmp_path, mode):
-    data = encode(9, 9, 'TIFF' if mode == 'CMYK' else 'PNG', mode)
+    data = noise(9, 9, 'TIFF' if mode == 'CMYK' else 'PNG', mode)
     assert image_size(data) == (9, 9)
 
 
@@ -37,7 +37,7 @@ def own_size(data):
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGB', 'RGBA'])
 def test_no_damaged_png_passes_that_pillow_refuses(mode):
     """Each bit of it turned, and each length it may be cut to."""
-    data = encode(4, 3, mode=mode)
+    data = noise(4, 3, mode=mode)
     assert own_size(data) == (4, 3)
     for position in range(8, len(data)):
         for bit in range(8):
@@ -72,6 +72,6 @@ def test_png_with_right_checksums_that_pillow_has_to_look_at(data, turned):
 
 def test_jpegs_are_decoded_to_their_end():
     for options in ({}, {'progressive': True}, {'mode': 'L'}, {'mode': 'CMYK'}):
-        data = encode(200, 90, 'JPEG', **options)
+        data = noise(200, 90, 'JPEG', **options)
         assert own_size(data) == (200, 90)
         assert own_size(data[:-40]) is None, options

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import wait_for
+from helpers import children, wait_for
 from torch.utils.data import DataLoader
 
 from lib.checkpoint import load_checkpoint
@@ -119,9 +119,9 @@ def test_training_saves_its_last_step(tiny_lmdb, tiny_aster, tmp_path, request, 
     request.addfinalizer(process.kill)
     wait_for(lambda: (logs / 'last.pth').exists())
     if way == 'killed':
-        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-        workers = [int(child) for child in children if 'script.py' in Path(f'/proc/{child}/cmdline').read_text()]
-        os.kill(workers[0], signal.SIGKILL)
+        worker = next(child for child in children(process.pid)
+                      if 'script.py' in Path(f'/proc/{child}/cmdline').read_text())
+        os.kill(worker, signal.SIGKILL)
     else:
         flag.touch()
         before = None

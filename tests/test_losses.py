@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TINY_ASTER
 
 from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input
@@ -19,7 +20,7 @@ VOCABULARY = Vocabulary('LOWERCASE')
 @pytest.fixture(scope='module')
 def recognizer():
     torch.manual_seed(0)
-    return Aster(len(VOCABULARY), width=4, decoder_dim=8, attention_dim=8, lstm_dim=8, stn_width=4, stn_dim=8).freeze()
+    return Aster(len(VOCABULARY), **TINY_ASTER).freeze()
 
 
 def test_content_is_the_mean_squared_error():
