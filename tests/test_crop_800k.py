@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import alive
+from helpers import alive, children, wait_for
 from PIL import Image
 from scipy.io import savemat
 
@@ -56,12 +56,6 @@ def content(folder):
     """Every file below a folder but the run's own state: {relative path: bytes}."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*'))
             if path.is_file() and crop_800k.RUN not in path.parts}
-
-
-def children(pid):
-    """Process ids of a process's children where /proc tells them."""
-    found = [path.read_text().split() for path in Path('/proc', str(pid), 'task').glob('*/children')]
-    return [int(child) for children in found for child in children]
 
 
 @pytest.fixture(scope='module')
@@ -255,18 +249,14 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path, words):
     command = [sys.executable, str(SCRIPT), *words[:2], '--workers=2', f'--out_path={out}']
     for _ in range(4):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        until = time.time() + 20
         crops = rng.randint(1, 100)
-        while len(list(out.rglob('*.jpg'))) < crops and process.poll() is None and time.time() < until:
+        while len(list(out.rglob('*.jpg'))) < crops and process.poll() is None:
             time.sleep(0.01)
         workers += children(process.pid)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills
-    until = time.time() + 10
-    while any(map(alive, workers)) and time.time() < until:
-        time.sleep(0.05)
-    assert not any(map(alive, workers))  # none is left waiting for its dead parent
+    wait_for(lambda: not any(map(alive, workers)))  # none is left waiting for its dead parent
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert content(out) == content(tmp_path / 'whole')
 
@@ -274,7 +264,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(tmp_path, words):
 def test_a_full_disk_stops_the_run_and_leaves_no_list(tmp_path, words, monkeypatch, capsys):
     def full(path, data):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(synthtext, 'write_beside', full)
+    monkeypatch.setattr(synthtext, 'replace_file', full)
     assert main([*words, f'--out_path={tmp_path}']) == 1
     assert 'stopped' in capsys.readouterr().err
     assert not list(tmp_path.glob('*.odgt')) and not list(tmp_path.glob('*.jsonl'))

@@ -17,7 +17,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 from lib.runtime.console import run_command
 from lib.runtime.system import available_cores, hold, sync_folder
 from lib.runtime.workers import in_order
-from lib.wordsets.synthtext import crop_image, inner_path, read_gt, words_of, write_beside
+from lib.wordsets.synthtext import crop_image, inner_path, read_gt, replace_file, words_of
 
 DESCRIPTION = """\
 Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them.
@@ -48,7 +48,7 @@ def crop_chunk(task, images, out, sizes):
     """Crops the images of one (number, entries) task; its part file, written last, marks it as done."""
     number, entries = task
     rows = [row for entry in entries for row in crop_image(*entry, images, out, CROPS, sizes)]
-    write_beside(part_path(out, number), ''.join(json.dumps(row) + '\n' for row in rows).encode(), flush=True)
+    replace_file(part_path(out, number), ''.join(json.dumps(row) + '\n' for row in rows).encode(), flush=True)
     return len(entries)
 
 
@@ -195,7 +195,7 @@ def open_run(out, settings, force):
     for name in list_names(older['sizes']) if older else ():
         Path(out, name).unlink(missing_ok=True)  # the crops it lists are about to be replaced
     clear_run(out)
-    write_beside(run / 'settings.json', json.dumps(settings).encode(), flush=True)
+    replace_file(run / 'settings.json', json.dumps(settings).encode(), flush=True)
     return None
 
 
@@ -222,7 +222,7 @@ def crop_set(gt_path, syntxt_path, out_path, sizes=(), workers=1, force=False):
                     bar.update(count)
             counts = merge(out_path, chunks, sizes)
             if counts['written']:
-                write_beside(Path(out_path, RUN, 'finished.json'), json.dumps(counts).encode(), flush=True)
+                replace_file(Path(out_path, RUN, 'finished.json'), json.dumps(counts).encode(), flush=True)
         else:
             print('finished already (--force crops again)', file=sys.stderr)
         # a run that wrote nothing is forgotten, so that other flags can be tried

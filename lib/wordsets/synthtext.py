@@ -85,7 +85,7 @@ def crop_name(folder, inner, k):
     return str(path.with_name(f'{path.stem}_{k}.jpg'))
 
 
-def write_beside(path, data, flush=False):
+def replace_file(path, data, flush=False):
     """Writes bytes to a file beside `path` and renames it, so that `path` is never half written.
 
     flush: wait until they are on the disk, to survive a power cut. Unlike `lib.runtime.files.written_beside` the name
@@ -105,7 +105,7 @@ def save_crop(crop, path):
     buffer = io.BytesIO()
     crop.save(buffer, 'JPEG', quality=95, subsampling=0)  # thin strokes of colour do not survive subsampling
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    write_beside(path, buffer.getvalue())
+    replace_file(path, buffer.getvalue())
 
 
 def crop_image(name, repeated, boxes, words, images, out, folder, sizes):
