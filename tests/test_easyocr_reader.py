@@ -35,7 +35,7 @@ def reader(monkeypatch):
 
 def test_pictures_are_read_at_their_own_size(reader):
     sizes = [(100, 40), (30, 20)]
-    records = [Record(str(size), 'x'.join(map(str, size)), Image.new('RGB', size), None, None) for size in sizes]
+    records = [Record('x'.join(map(str, size)), Image.new('RGB', size)) for size in sizes]
     samples = EvalSamples(records, [(8, 32)], 4, below=(32, 64), prepare=reader.prepare)
     readings, _ = evaluate(DataLoader(samples, 2, collate_fn=collate, num_workers=1), 'set', reader, Vocabulary(),
                            {'bicubic': Method(scale=4)}, 'cpu', below=(32, 64))

@@ -35,13 +35,12 @@ class BrightnessReader:
         return torch.stack([tenths, torch.full_like(tenths, VOCABULARY.eos)], dim=1), -tenths.float()
 
 
-def record(name, brightness, size=(100, 40)):
+def record(brightness, size=(100, 40)):
     value = round(255 * brightness / 10)
-    return Record(name, str(brightness), Image.new('RGB', size, (value,) * 3), None, None)
+    return Record(str(brightness), Image.new('RGB', size, (value,) * 3))
 
 
-RECORDS = [record('a', 2), record('b', 7, (40, 20)), Record('c', 'x', None, None, 'c: broken'),
-           record('d', 9, (64, 31))]
+RECORDS = [record(2), record(7, (40, 20)), Record(error='c: broken'), record(9, (64, 31))]
 
 
 def run(**options):

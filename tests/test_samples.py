@@ -17,14 +17,14 @@ def picture():
 
 
 def test_pairs_are_made_by_degrade(picture):
-    sample = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128)], 4)[0, 5, 0]
+    sample = PairSamples([Record('word', picture)], [(32, 128)], 4)[0, 5, 0]
     assert sample['hr'].shape == (3, 32, 128) and sample['label'] == 'word'
     assert torch.equal(sample['hr'][None], resize(to_tensor(picture)[None], (32, 128)))
     assert torch.equal(sample['lr'][None], degrade(sample['hr'][None], 4))
 
 
 def test_paired_sets_keep_their_own_low_resolution(picture):
-    record = Record('r', 'word', picture, Image.new('RGB', (64, 16), 'red'), None)
+    record = Record('word', picture, Image.new('RGB', (64, 16), 'red'))
     sample = PairSamples([record], [(32, 128)], 4)[0, 5, 0]
     assert sample['lr'].shape == (3, 8, 32) and sample['lr'][0].min() == 1 and sample['lr'][1].max() == 0
     hr, lr = EvalSamples([record], [(16, 64)], 2)[0]['pairs'][16, 64]
@@ -32,20 +32,20 @@ def test_paired_sets_keep_their_own_low_resolution(picture):
 
 
 def test_the_draws_seed_decides_the_degradation(picture):
-    samples = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128)], 4, 'real')
+    samples = PairSamples([Record('word', picture)], [(32, 128)], 4, 'real')
     assert torch.equal(samples[0, 5, 0]['lr'], samples[0, 5, 0]['lr'])
     assert not torch.equal(samples[0, 5, 0]['lr'], samples[0, 6, 0]['lr'])
 
 
 def test_the_seed_of_the_batch_decides_the_size(picture):
-    samples = PairSamples([Record('r', 'word', picture, None, None)], [(32, 128), (32, 128), (48, 96)], 4)
+    samples = PairSamples([Record('word', picture)], [(32, 128), (32, 128), (48, 96)], 4)
     seen = [tuple(samples[0, seed, batch]['hr'].shape[1:]) for batch in range(6) for seed in range(2)]
     assert seen == 2 * (4 * [(32, 128)] + 2 * [(48, 96)])
     assert samples[0, 1, 2]['lr'].shape == (3, 12, 24)
 
 
 def test_reading_samples_and_the_reduced_ones(picture):
-    records = [Record('r', 'word', picture, None, None)]
+    records = [Record('word', picture)]
     plain, reduced = ReadingSamples(records)[0, 1]['images'], ReadingSamples(records, reduced=(8, 32))[0, 1]['images']
     assert plain.shape == reduced.shape == (64, 256, 3) and plain.dtype == torch.uint8
     seen = recognizer_input(to_tensor(picture)[None])[0]  # what a test of the same picture sees
@@ -62,7 +62,7 @@ def test_reading_samples_and_the_reduced_ones(picture):
 
 
 def test_test_samples_tell_small_pictures(picture):
-    samples = EvalSamples([Record('r', 'word', picture, None, None)], [(8, 32), (5, 20)], 4, below=(32, 100))
+    samples = EvalSamples([Record('word', picture)], [(8, 32), (5, 20)], 4, below=(32, 100))
     sample = samples[0]
     assert sample['small'].shape == (1, 3, 30, 90)
     assert {size: tuple(hr.shape) for size, (hr, _) in sample['pairs'].items()} == \
@@ -72,7 +72,7 @@ def test_test_samples_tell_small_pictures(picture):
 
 
 def test_collate_leaves_out_and_lists_what_is_damaged(picture):
-    records = [Record('r', 'word', picture, None, None), Record('s', '', None, None, 's: broken')]
+    records = [Record('word', picture), Record('', error='s: broken')]
     samples = PairSamples(records, [(16, 32)], 2)
     batch = collate([samples[i, 0, 0] for i in (0, 1, 0)])
     assert batch['hr'].shape == (2, 3, 16, 32) and batch['label'] == ['word'] * 2 and batch['errors'] == ['s: broken']
@@ -141,7 +141,7 @@ def test_varied_images_follow_their_generator_and_stay_sharp():
 
 
 def test_low_resolution_is_that_of_the_varied_image(picture):
-    records = [Record('r', 'word', picture, None, None), Record('s', 'word', picture, picture.resize((32, 8)), None)]
+    records = [Record('word', picture), Record('word', picture, picture.resize((32, 8)))]
     samples, plain = PairSamples(records, [(32, 128)], augmentation=1.0), PairSamples(records, [(32, 128)])
     for seed in range(20):
         assert torch.equal(samples[0, seed, 0]['lr'], degrade(samples[0, seed, 0]['hr'][None], 4)[0])

@@ -14,13 +14,12 @@ from lib.wordsets.lmdb_reader import open_lmdb
 
 
 class Record(NamedTuple):
-    """One word: 8-bit RGB pictures, `image_lr` only where the set is paired. `error` says why there is no picture."""
+    """One word: 8-bit RGB pictures, `image_lr` only where the set is paired; or `error` alone, which says why not."""
 
-    name: str
-    label: str
-    image: Optional[Image.Image]
-    image_lr: Optional[Image.Image]
-    error: Optional[str]
+    label: str = ''
+    image: Optional[Image.Image] = None
+    image_lr: Optional[Image.Image] = None
+    error: Optional[str] = None
 
 
 _ENVIRONMENTS = {}  # path: (process id, environment); lmdb allows each folder to be open once in a process
@@ -87,15 +86,15 @@ class LmdbFolder:
         with environment(self.path).begin() as transaction, transaction.cursor() as cursor:
             return cursor.set_range(prefix.encode()) and cursor.key().startswith(prefix.encode())
 
-    def label(self, number):
-        """The label of record `number`, counted from 1, and what is wrong with it or None."""
-        value = self.get(f'label-{number:09d}')
+    def label(self, key):
+        """The label under `key`; ValueError that names the key where it is missing, empty or not UTF-8."""
+        value = self.get(key)
         if not value:
-            return '', f'no key label-{number:09d}' if value is None else f'label-{number:09d} is empty'
+            raise ValueError(f'no key {key}' if value is None else f'{key} is empty')
         try:
-            return value.decode('utf-8'), None
-        except UnicodeDecodeError:
-            return value.decode('utf-8', 'replace'), f'label-{number:09d} is not UTF-8'
+            return value.decode('utf-8')
+        except UnicodeDecodeError as error:
+            raise ValueError(f'{key} is not UTF-8') from error
 
     def image(self, key):
         """The RGB picture under `key`; ValueError that names the key where there is none or it is damaged."""
@@ -109,17 +108,11 @@ class LmdbFolder:
 
     def read(self, number):
         """Record `number`, counted from 1. Damage is reported in `error`; no other record takes its place."""
-        name, label = f'{self.path}#{number}', ''
+        kinds = ('image_hr', 'image_lr') if self.paired else ('image',)
         try:
-            label, error = self.label(number)
-            if error:
-                return Record(name, label, None, None, f'{name}: {error}')
-            if self.paired:
-                pair = [self.image(f'image_{kind}-{number:09d}') for kind in ('hr', 'lr')]
-                return Record(name, label, *pair, None)
-            return Record(name, label, self.image(f'image-{number:09d}'), None, None)
+            return Record(self.label(f'label-{number:09d}'), *(self.image(f'{kind}-{number:09d}') for kind in kinds))
         except ValueError as error:
-            return Record(name, label, None, None, f'{name}: {error}')
+            return Record(error=f'{self.path}#{number}: {error}')
 
 
 class LmdbDataset(Dataset):
