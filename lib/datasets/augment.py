@@ -6,6 +6,8 @@ from PIL import Image, ImageFilter
 
 from lib.imaging import jpeg_pil, resize
 
+KERNELS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+
 
 def augment(image, strength, random):
     """Another shape, other colours and a worse camera for one 8-bit RGB PIL image, drawn from a numpy generator.
@@ -78,9 +80,6 @@ def recolour(image, random):
     values = (values - 0.5) * contrast + 0.5 + random.uniform(-room, room)
     values = values * random.uniform(0.85, 1.1, (3, 1))
     return image.point((values.clip(0, 1) * 255).round().astype(int).flatten().tolist())
-
-
-KERNELS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
 def low_resolution(image, random):

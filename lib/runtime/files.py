@@ -25,7 +25,8 @@ def written_beside(path, flush=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if flush:
-            _flush(partial)
+            with open(partial, 'rb+') as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
         if flush:
             sync_folder(path.parent)  # the renaming has to survive too
@@ -35,8 +36,3 @@ def written_beside(path, flush=True):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _flush(path):
-    with open(path, 'rb+') as file:
-        os.fsync(file.fileno())

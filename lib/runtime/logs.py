@@ -86,14 +86,13 @@ class RunLog:
         for patience in range(20, -1, -1):  # a data worker of a killed run holds it until it has noticed
             try:
                 self.lock = hold(self.folder)
+                return
             except BlockingIOError:
                 if not patience:
                     raise OSError(f'--logs_dir {self.folder}: another run is at work there; choose another folder'
                                   ) from None
                 time.sleep(0.1)
             except OSError:  # a file system without locks
-                return
-            else:
                 return
 
     def _set_aside(self, put):

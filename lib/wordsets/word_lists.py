@@ -50,7 +50,7 @@ def open_list(path):
 
 
 def find_image(path, folders):
-    """Returns the first file among `path` in each of the folders, or None, and the names that were tried."""
+    """Looks for `path` in the folders; returns the first file found, None without one, and the names tried."""
     tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in (path, with_slashes(path))
                                for folder in folders))
     return next((name for name in tried if os.path.isfile(name)), None), tried
@@ -62,7 +62,7 @@ def with_slashes(path):
 
 
 def check_label(entry):
-    """Returns `entry`, with a problem if its label is of no use."""
+    """Returns `entry`, or in its place one with a problem where its label cannot be used."""
     try:
         entry.label.encode('utf-8')
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
@@ -137,11 +137,12 @@ def sniff(path):
         return named, sum(part is not None for part in parts)
 
     separator = max('\t, ', key=fitting)  # the first of equals
-    labels = [part[1] for part in (split(line, separator) for line in lines) if part]
+    parts = list(filter(None, (split(line, separator) for line in lines)))
+    labels = [label for _, label in parts]
     pairs = separator == '\t' and sum(bool(re.match(f'[^\t]+{EXTENSIONS}"?\t', label, re.I)) for label in labels)
     quoted = separator == ',' or all(is_quoted(label) for label in labels)
-    numbers = [mjsynth_word(part) for part in (split(line, separator) for line in lines) if part]
-    return Style(separator, quoted, pairs > len(labels) / 2, sum(map(bool, numbers)) > len(labels) / 2)
+    mjsynth = sum(mjsynth_word(part) is not None for part in parts)
+    return Style(separator, quoted, pairs > len(labels) / 2, mjsynth > len(labels) / 2)
 
 
 def mjsynth_word(parts):
@@ -223,13 +224,16 @@ def mat_entries(path, names, labels):
 
 
 def match_labels(path, images):
-    """The labels that a list gives to images, and what of either is without the other.
+    """Labels for images from the list at `path`, and a report of the images and entries without a counterpart.
 
     An entry belongs to the file that it names, seen from the list's folder; else to the image of its base name, where
-    the list has one label for that name and `images` one file.
+    the list has one label for that name and `images`, a list of paths, one file.
 
     Returns:
-        ({image: label}, lines of text about images and entries that were not used).
+        ({image: label}, list of lines of text).
+
+    Raises:
+        OSError, ValueError: as `open_list`.
     """
     entries, _, folders = open_list(path)
     by_file, by_name, lines, problems = {}, {}, [], []
