@@ -71,10 +71,10 @@ class Vocabulary:
         return ''.join(characters)
 
     def normalize(self, word):
-        """What of a word counts: its letters and digits, lower-cased; with case_sensitive all of it, as it is.
+        """The part of a word that is compared: letters and digits, lower-cased; with case_sensitive all, as it is.
 
         Letters and digits are a to z and 0 to 9, as in the protocol of the seven test sets. With an alphabet of one's
-        own they are those of every script, with their marks; where it has none of these, the whole word counts.
+        own they are those of every script, with their marks; where it has none of these, the whole word is compared.
         """
         if not self.case_sensitive and self.alphabet is None:
             return normalize(word)
@@ -84,7 +84,7 @@ class Vocabulary:
         return ''.join(filter(is_letter, word.lower()))
 
     def same(self, string, label):
-        """Whether a word counts as read; None where nothing of its label counts: any reading without would be right."""
+        """Whether a string is a right reading of a label; None where the label has nothing that is compared."""
         expected = self.normalize(label)
         return self.normalize(string) == expected if expected else None
 
@@ -112,5 +112,5 @@ def is_letter(character):
 
 
 def normalize(word):
-    """What of a word counts: its letters and digits, lower-cased (the protocol of the seven test sets)."""
+    """The part of a word that is compared: letters and digits, lower-cased (the protocol of the seven test sets)."""
     return ''.join(character for character in word.lower() if character in ALPHANUMERIC)

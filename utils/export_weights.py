@@ -90,7 +90,7 @@ def halved(weights):
 
 
 def about(checkpoint):
-    """What a checkpoint tells about its weights: {'arch': ..., 'iteration': ...}, without what it does not tell."""
+    """The 'arch' and the 'iteration' of a checkpoint's weights, a dict of those that it holds."""
     progress = checkpoint.get('progress')
     values = {'arch': checkpoint.get('arch'),
               'iteration': (progress if isinstance(progress, dict) else checkpoint).get('iteration')}

@@ -108,7 +108,7 @@ def write_odgt(path, words):
 
 
 def main(argv=None):
-    """Part; returns the exit status: 0, 1 where a list would be empty, 2 for a list that cannot be read."""
+    """Split; returns the exit status: 0, 1 where a list would be empty, 2 for a list that cannot be read."""
     args = parse_args(argv)
     skipped = defaultdict(list)
     outputs = [os.path.join(args.out, f'{name}.odgt') for name in ('train', 'val')]
@@ -120,7 +120,7 @@ def main(argv=None):
                         for paths in (args.input, args.apart))
         train, val = split(words, tests, args.val_share, args.cosine, args.seed)
         if not train or (args.val_share and not val):
-            print(f'split_words.py: {len(words)} words are not enough to part', file=sys.stderr)
+            print(f'split_words.py: {len(words)} words are too few to split', file=sys.stderr)
             return 1
         for output, part in zip(outputs, (train, val)):
             write_odgt(output, part)

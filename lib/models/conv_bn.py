@@ -1,10 +1,10 @@
-"""Convolution and batch norm in the way that suits the device and what is fixed."""
+"""Convolution and batch norm, folded into one convolution where the statistics are fixed."""
 import torch
 import torch.nn.functional as F
 
 
 def folded(conv, bn):
-    """Weight and bias of the one convolution that `conv` and, with fixed statistics, `bn` amount to."""
+    """Weight and bias of the one convolution that computes `conv` and then `bn` with fixed statistics."""
     scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
     mean = bn.running_mean if conv.bias is None else bn.running_mean - conv.bias
     return conv.weight * scale.view(-1, 1, 1, 1), bn.bias - scale * mean

@@ -9,7 +9,7 @@ from lib.models.conv_bn import folded
 
 
 def conv_of_shuffled(conv, x):
-    """What `conv`, of a large kernel and few output maps, makes of the pixel shuffle of x (N, 4 C, H, W).
+    """`conv`, of a large kernel and few output maps, after a pixel shuffle: x (N, 4 C, H, W) -> (N, maps, 2 H, 2 W).
 
     On CPUs, whose units want many output maps, the pixels stay maps: one convolution of x gives the four pixels of each
     place, which are shuffled at last. Forward and backward this takes two thirds of the time in float32.
@@ -87,13 +87,13 @@ class Generator(nn.Module):
         return self.base(images_lr) + self.detail(images_lr)
 
     def base(self, images_lr):
-        """Bicubic interpolation."""
+        """Bicubic interpolation: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
         size = [side * self.scale for side in images_lr.shape[-2:]]
         # with antialias the kernel is Pillow's; without it torch takes another one
         return F.interpolate(images_lr, size, mode='bicubic', antialias=True)
 
     def detail(self, images_lr):
-        """What the layers add to it."""
+        """The residual that the layers predict: (N, 3, h, w) -> (N, 3, scale h, scale w)."""
         return self.enlarge(self.features(images_lr))
 
     def features(self, images_lr):
@@ -102,7 +102,7 @@ class Generator(nn.Module):
         return self.body(features).add_(features)
 
     def enlarge(self, features):
-        """What the layers behind make of them: (N, maps, h, w) -> (N, 3, scale h, scale w)."""
+        """The residual from these maps, by upsampling and last convolution: (N, maps, h, w) -> as `detail`."""
         conv, _, activation = self.upsample[-1]
         features = activation(conv(self.upsample[:-1](features)))  # which gives the same before the shuffle as behind
         return conv_of_shuffled(self.tail, features)

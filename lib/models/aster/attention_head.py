@@ -32,10 +32,10 @@ class DecoderCell(nn.Module):
         self.fc = nn.Linear(state_dim, num_classes)
 
     def symbols(self):
-        """What the GRU is given of each previous symbol.
+        """The input of the GRU for each possible previous symbol, a table.
 
-        On CPUs what it adds to the input gates, (classes + 1, 3 S), computed once a sequence; elsewhere, where the GRU
-        is one kernel, its embedding (classes + 1, A).
+        On CPUs what the symbol adds to the input gates, (classes + 1, 3 S), computed once a sequence; elsewhere, where
+        the GRU is one kernel, its embedding (classes + 1, A).
         """
         embeddings = self.tgt_embedding.weight
         if embeddings.device.type != 'cpu':
