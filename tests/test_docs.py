@@ -150,6 +150,13 @@ def test_files_that_a_page_names_exist(page):
         assert (ROOT / name).exists(), name
 
 
+def test_figures_of_the_front_page_are_those_of_the_results():
+    section = (ROOT / 'README.md').read_text(encoding='utf-8').partition('\n## Results\n')[2].partition('\n## ')[0]
+    figures, measured = (set(re.findall(r'\d+\.\d+', text)) for text in (
+        section, (ROOT / 'docs' / 'results.md').read_text(encoding='utf-8')))
+    assert figures and figures <= measured
+
+
 def test_the_front_page_is_one_page():
     text = (ROOT / 'README.md').read_bytes()
     assert len(text) <= 12_000 and text.count(b'\n') <= 200
