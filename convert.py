@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lib.inference.files import SUFFIXES, check_outputs, earlier_results, find_images, output_names
 from lib.inference.flags import parse_args
-from lib.runtime.console import printable, run_command
+from lib.runtime.console import first_five, printable, run_command
 from lib.runtime.system import share_heap
 from lib.wordsets.word_lists import match_labels
 
@@ -52,7 +52,7 @@ def main(argv=None):
     if boxless:
         say(boxless)
     if others:
-        say(f'not images by their names: {", ".join(map(printable, others))}')
+        say(f'{len(others)} files not images by their names: {first_five(others)}')
     for folder, error in unread.items():
         say(f'{printable(folder)}: left out: {error}')
     if not images:

@@ -108,3 +108,11 @@ def test_pictures_in_a_folder_that_can_only_be_listed_are_named(run, tree, deny)
     deny('stat', 'listed/b.png')
     status, _, reported = run('in', '--recursive', '--no_read')
     assert status == 1 and '1 of 2 images' in reported
+
+
+def test_of_many_files_that_are_no_images_some_are_named(run, tree, tmp_path):
+    tree('in/a.png')
+    for number in range(9):
+        Path(f'in/{number}.md').touch()
+    reported = run('in', '--no_read')[2]
+    assert '9 files not images by their names: 0.md, 1.md, 2.md, 3.md, 4.md, ...\n' in reported

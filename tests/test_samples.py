@@ -54,7 +54,7 @@ def test_reading_samples_and_the_reduced_ones(picture):
     def detail(images):
         return images.float().diff(dim=1).diff(dim=1).abs().mean()
     assert detail(reduced) < detail(plain)
-    paired = [Record('r', 'word', picture, Image.new('RGB', (64, 16), 'red'), None)]
+    paired = [Record('word', picture, Image.new('RGB', (64, 16), 'red'))]
     assert torch.equal(ReadingSamples(paired)[0, 1]['images'], plain)
     assert torch.equal(ReadingSamples(paired, reduced=(8, 32))[0, 1]['images'].unique(), torch.tensor([0, 255]))
     real = ReadingSamples(records, reduced=(8, 32), degradation='real')

@@ -2,12 +2,15 @@
 import json
 import random
 import time
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
-from lib.wordsets.word_lists import match_labels, open_list
+from lib.inference.boxes import Boxes
+from lib.wordsets.word_lists import find_image, match_labels, open_list
 
 PLAIN = ['Hello', 'a,b', "it's", '$10.00', 'É', '"', 'x"y', '\\', 'a.jpg', '-']
 
@@ -69,6 +72,23 @@ def folders(tmp_path):
 def test_labels_of_images_in_the_folders_of_the_list(folders, tmp_path):
     (tmp_path / 'gt.txt').write_text('a/1.jpg\tone\nb/1.jpg\ttwo\nb/2.jpg\tthree\n')
     assert match_labels(tmp_path / 'gt.txt', folders) == (dict(zip(folders, ('one', 'two', 'three'))), [])
+
+
+@pytest.mark.parametrize('listed, there', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_names_whose_letters_are_composed_elsewhere(listed, there, tmp_path):
+    """macOS writes e and an accent where other systems write one character."""
+    listed, there = (unicodedata.normalize(form, 'caf\u00e9.jpg') for form in (listed, there))
+    (tmp_path / there).write_bytes(b'')
+    (tmp_path / 'gt.txt').write_text(f'{listed}\tone\n', encoding='utf-8')
+    assert find_image(listed, [str(tmp_path)])[0] == str(tmp_path / there)
+    for image in (str(tmp_path / there), f'/elsewhere/{there}'):
+        assert match_labels(tmp_path / 'gt.txt', [image]) == ({image: 'one'}, [])
+    (tmp_path / 'boxes.txt').write_text(f'in/{listed}\t1,2,3,4\n', encoding='utf-8')
+    (tmp_path / 'boxes').mkdir()
+    (tmp_path / 'boxes' / listed).with_suffix('.txt').write_text('1,2,3,4')
+    for path in ('boxes.txt', 'boxes'):
+        boxes = Boxes(tmp_path / path)
+        assert boxes.match([(tmp_path / there, Path(there))]) == '' and len(boxes.of(tmp_path / there)) == 1, path
 
 
 def test_names_that_were_written_on_windows(folders, tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter
 
 from lib.inference.files import SUFFIXES
-from lib.runtime.console import printable
-from lib.wordsets.word_lists import with_slashes
+from lib.runtime.console import first_five, printable
+from lib.wordsets.word_lists import portable, spellings
 
 KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
 SCENE = 192  # pixels: an image with both sides longer, or with known words, is a photograph; not read as a whole
@@ -168,7 +168,7 @@ def match_names(images, names):
         for end in ends(name):
             by_end.setdefault(end, []).append(name)
     for image in dict.fromkeys(images):
-        end = next((end for end in ends(with_slashes(os.path.abspath(image))) if end in by_end), None)
+        end = next((end for end in ends(portable(os.path.abspath(image))) if end in by_end), None)
         fitting = [end] if end in names else by_end.get(end, [])
         if len(fitting) > 1:
             ambiguous.append(image)
@@ -197,7 +197,7 @@ class Boxes:
         self.path, self.is_folder = path, os.path.isdir(path)
         self.found, self.keys = {}, {}  # keys: {path of an image: its name in `found`, or its file in the folder}
         for name, boxes in ({} if self.is_folder else of_file(path)).items():
-            name = os.path.normpath(with_slashes(name)) if name else ''
+            name = os.path.normpath(portable(name)) if name else ''
             self.found.setdefault(name, []).extend(boxes)
 
     def match(self, images):
@@ -217,11 +217,10 @@ class Boxes:
         told_of, used = {*self.keys, *ambiguous}, {*self.keys.values(), *unclear}
         without = [] if '' in self.found else [path for path, _ in images if path not in told_of]
         strangers = [name for name in names if name not in used]
-        told = '; '.join(f'{text}: {", ".join(map(printable, members[:5]))}{", ..." if len(members) > 5 else ""}'
-                         for text, members in (
-                             (f'{len(ambiguous)} images with several names or sharing one, none used', ambiguous),
-                             (f'{len(without)} of {len(images)} images without boxes', without),
-                             (f'{len(strangers)} names in it of no image', strangers)) if members)
+        told = '; '.join(f'{text}: {first_five(members)}' for text, members in (
+            (f'{len(ambiguous)} images with several names or sharing one, none used', ambiguous),
+            (f'{len(without)} of {len(images)} images without boxes', without),
+            (f'{len(strangers)} names in it of no image', strangers)) if members)
         if (names or self.is_folder) and not self.keys and '' not in self.found:
             needed = 'files called NAME, gt_NAME or res_NAME .txt or .json' if self.is_folder else \
                 'names that end like the paths of the images'
@@ -246,8 +245,8 @@ class Boxes:
 
     def _file(self, name):
         """The file in the folder for the image of this name, or None."""
-        paths = (Path(self.path, name.parent, f'{start}{stem}{end}') for start in ('', 'gt_', 'res_')
-                 for stem in (name.stem, name.name) for end in ('.txt', '.json'))
+        paths = (Path(self.path, name.parent, f'{start}{stem}{end}') for name in map(Path, spellings(str(name)))
+                 for start in ('', 'gt_', 'res_') for stem in (name.stem, name.name) for end in ('.txt', '.json'))
         return next((path for path in paths if path.is_file()), None)
 
     def of(self, path, _image=None):

@@ -44,6 +44,11 @@ def printable(name):
     return str(name) if str(name).isprintable() else repr(str(name))
 
 
+def first_five(names):
+    """The first five names, printable, and whether there are more, as a part of a line."""
+    return ', '.join([*map(printable, names[:5]), *(['...'] if len(names) > 5 else [])])
+
+
 def open_output():
     """Make stdout and stderr take every character, and keep going where they are missing, closed or full."""
     for number in range(3):

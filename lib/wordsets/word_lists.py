@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter, namedtuple
 from itertools import islice
 
-from lib.runtime.console import printable
+from lib.runtime.console import first_five
 
 EXTENSIONS = r'\.(?:jpe?g|png|bmp|gif|tiff?|webp|p[bgnp]m)'
 SAMPLE = 1000  # lines from which the style of a text list is detected
@@ -51,14 +51,19 @@ def open_list(path):
 
 def find_image(path, folders):
     """Looks for `path` in the folders; returns the first file found, None without one, and the names tried."""
-    tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in (path, with_slashes(path))
+    tried = list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in spellings(path)
                                for folder in folders))
     return next((name for name in tried if os.path.isfile(name)), None), tried
 
 
-def with_slashes(path):
-    """A path as a program on Windows writes it, or any other, with slashes between its parts."""
-    return path.replace('\\', '/')
+def portable(path):
+    """One spelling of a path for all systems: slashes, as not on Windows, and composed letters, as not on macOS."""
+    return unicodedata.normalize('NFC', path.replace('\\', '/'))
+
+
+def spellings(path):
+    """A path as it is and as other systems may write it, see `portable`; without repetition."""
+    return list(dict.fromkeys([path, portable(path), unicodedata.normalize('NFD', portable(path))]))
 
 
 def check_label(entry):
@@ -247,8 +252,8 @@ def match_labels(path, images):
             found, _ = find_image(name, folders)
             if found:
                 by_file[os.path.realpath(found)] = entry.label
-            by_name.setdefault(os.path.basename(with_slashes(name)), set()).add(entry.label)
-    names = [os.path.basename(image) for image in images]
+            by_name.setdefault(os.path.basename(portable(name)), set()).add(entry.label)
+    names = [portable(os.path.basename(image)) for image in images]
     counts = Counter(names)
     strangers = [name for name in by_name if name not in counts]
     labels, ambiguous, unlabelled = {}, [], []
@@ -265,6 +270,5 @@ def match_labels(path, images):
                           (f'{len(unlabelled)} of {len(names)} images without a label', unlabelled),
                           (f'{len(strangers)} names in it of no image', strangers)):
         if members:
-            shown = ', '.join(map(printable, members[:5]))
-            lines.append(f'{path}: {text}: {shown}{", ..." if len(members) > 5 else ""}')
+            lines.append(f'{path}: {text}: {first_five(members)}')
     return labels, lines
