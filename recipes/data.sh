@@ -25,7 +25,7 @@ pack() {
     test -f "$4/data.mdb" || python3 utils/create_lmdb.py "$@"
 }
 split_words() {
-    test -f "$2/val.odgt" || python3 -m utils.split_words "$@"
+    test -f "$2/train.odgt" || python3 -m utils.split_words "$@"
 }
 render --out ./dataset/words_40k --count 40000 --seed 7 --font_split train
 render --out ./dataset/words_60k --count 60000 --seed 8 --font_split train

@@ -1,7 +1,9 @@
 import json
+import os
 
 import numpy as np
 import pytest
+from helpers import files
 from PIL import Image
 
 from utils import create_lmdb
@@ -47,6 +49,22 @@ def test_the_seed_sets_the_draw(words, tmp_path):
     first = run(tmp_path, '--input', words)
     assert run(tmp_path, '--input', words) == first
     assert run(tmp_path, '--input', words, '--seed', '2') != first
+
+
+@pytest.mark.parametrize('allowed', [0, 1])
+def test_no_training_list_stands_beside_another_validation_list(words, tmp_path, monkeypatch, allowed):
+    """Where only so many lists get their names before the run ends."""
+    run(tmp_path, '--input', words)
+    rename, done = os.replace, []
+
+    def replace(source, target):
+        if len(done) == allowed:
+            raise KeyboardInterrupt
+        done.append(rename(source, target))
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(KeyboardInterrupt):
+        main(['--input', words, '--seed', '2', '--out', str(tmp_path / 'out')])
+    assert files(tmp_path / 'out') == ['val.odgt']
 
 
 def test_near_duplicates_of_test_words_are_left_out(words, tmp_path, capsys):

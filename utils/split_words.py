@@ -8,6 +8,7 @@ near one of the lists of `--apart` is left out; of the others a share, drawn by 
 near one of those are left out of training. Of pairs the high-resolution picture is taken.
 """
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -99,9 +100,9 @@ def split(words, tests, val_share, cosine, seed):
 
 
 def write_odgt(path, words):
-    """Write the list; image paths are relative to its folder."""
+    """Write a list; image paths are relative to its folder."""
     folder = os.path.dirname(os.path.abspath(path))
-    with written_beside(path) as partial, open(partial, 'w', encoding='utf-8') as file:
+    with open(path, 'w', encoding='utf-8') as file:
         for picture, label, _ in words:
             record = {'im_path': os.path.relpath(picture, folder), 'label': label}
             file.write(json.dumps(record, ensure_ascii=False) + '\n')
@@ -122,8 +123,13 @@ def main(argv=None):
         if not train or (args.val_share and not val):
             print(f'split_words.py: {len(words)} words are too few to split', file=sys.stderr)
             return 1
-        for output, part in zip(outputs, (train, val)):
-            write_odgt(output, part)
+        with written_beside(outputs[0]) as new_train, written_beside(outputs[1]) as new_val:
+            write_odgt(new_train, train)
+            write_odgt(new_val, val)
+            # The lists get their names one after the other, first that for validation: where that is all that is done,
+            # no training list of an earlier run, with words of this one, may be there.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(outputs[0])
     except (OSError, ValueError) as error:
         print(f'split_words.py: {error}', file=sys.stderr)
         return 2
