@@ -34,6 +34,7 @@ REFUSED_ARCHIVE = 'refused: a TorchScript or tar archive, which can hold code th
 # Where other projects keep weights in a file, and a name that each network has: what stands before it is a prefix.
 KEYS = ('params_ema', 'state_dict_ema', 'params', 'state_dict', 'model_state_dict', 'model')
 ANCHORS = {'generator': 'tail.weight', 'recognizer': 'decoder.decoder.fc.weight'}
+KINDS = {'generator': 'a generator', 'recognizer': 'an ASTER recognizer'}
 
 
 def save_checkpoint(path, content):
@@ -143,7 +144,8 @@ def _scalar(box, data):
 
 
 def _state_dict(content, network):
-    """The state dict of a network in what a file holds, under whatever key and prefix; ValueError where in several."""
+    """The state dict of a network in what a file holds, under whatever key and prefix; ValueError where it is not
+    there, or several times."""
     state_dict = next((content[key] for key in (network, *KEYS) if isinstance(content.get(key), dict)), content)
     if not all(isinstance(name, str) for name in state_dict):
         raise ValueError('not the state dict of a network: it has names that are no strings')
@@ -152,8 +154,10 @@ def _state_dict(content, network):
     if len(prefixes) > 1:
         raise ValueError(f'holds {len(prefixes)} such networks, with names that begin with '
                          f'{", ".join(map(repr, prefixes))}; save the one that is meant')
-    prefix = prefixes[0] if prefixes else ''
-    return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+    if not prefixes:
+        names = ', '.join(list(state_dict)[:3]) + (', ...' if len(state_dict) > 3 else '')
+        raise ValueError(f'not the state dict of {KINDS[network]}: it has no {anchor}, but {names or "nothing"}')
+    return {name[len(prefixes[0]):]: value for name, value in state_dict.items() if name.startswith(prefixes[0])}
 
 
 def _known_recognizer(state_dict):

@@ -92,7 +92,7 @@ def test_strangers_are_named(checkpoint, tmp_path, capsys, name):
 def test_what_is_not_there_is_named(checkpoint, tmp_path, capsys):
     out = tmp_path / 'out.pth'
     assert main([str(checkpoint), str(out), '--network', 'recognizer']) == 2
-    assert f'{checkpoint}: not the state dict of an ASTER recognizer' in capsys.readouterr().err
+    assert f'{checkpoint}: not the state dict of an ASTER recognizer: it has no decoder.' in capsys.readouterr().err
     assert main([str(tmp_path / 'none.pth'), str(out)]) == 2
     assert 'none.pth: no such checkpoint; readable beside it: last.pth' in capsys.readouterr().err and not out.exists()
 
