@@ -205,15 +205,14 @@ def parse_args(argv=None):
 
 
 def check_given(args, require):
-    """Whether flags that were given have an effect, before the others get their defaults."""
+    """Whether flags of training that were given have an effect, before the others get their defaults."""
     for names, has_effect, reason in (
-            (('blocks', 'maps'), args.test or not args.generator_path, 'sizes of a new generator; that of '
-             '--generator_path keeps its own'),
-            (('aster_width',), args.aster_path == 'none', 'size of a new recognizer; give --aster_path none'),
+            (('blocks', 'maps'), not args.generator_path, 'only for a new generator, not with --generator_path'),
+            (('aster_width',), args.aster_path == 'none', 'only for a new recognizer; give --aster_path none'),
             (('aster_lr',), args.finetune_aster, 'only with --finetune_aster'),
-            (('hr_sizes',), args.test or args.arch != 'aster', 'not with --arch aster, which reads at one size')):
+            (('hr_sizes',), args.arch != 'aster', 'not with --arch aster, which reads at one size')):
         for name in names:
-            require(has_effect or getattr(args, name) is None, f'--{name}: {reason}')
+            require(args.test or has_effect or getattr(args, name) is None, f'--{name}: {reason}')
 
 
 def check_numbers(args, require):

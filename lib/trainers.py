@@ -162,7 +162,7 @@ class Trainer:
 
         From a state without averages, they start at its weights; one with averages also loads into a run without them.
         """
-        trained = [name for name in NETWORKS if name in state]
+        trained = [name for name in NETWORKS if name in state and 'updates' in state]
         if set(trained) != set(self.networks):
             raise ValueError(f'of another kind of run: it trains {", ".join(trained) or "nothing"}, this run '
                              f'{", ".join(self.networks)}')

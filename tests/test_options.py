@@ -106,6 +106,11 @@ def test_sets_and_sizes():
     assert args.lr_sizes == [(8, 32), (5, 20)]
 
 
+def test_flags_of_training_may_stay_in_a_test():
+    flags = ['--aster_width', '16', '--aster_lr', '1e-4', '--blocks', '4', '--generator_path', 'g.pth']
+    assert parse_args([*flags, '--test', '--test_data_dir', 'x']).aster_width == 16
+
+
 def test_vgg_sees_the_sizes_that_are_trained_on():
     flags = ['--train_data_dir', 'x', '--vgg_weight', '1', '--height', '8', '--hr_sizes', '64x16', '16x32']
     assert parse_args(flags).hr_sizes == [(16, 64), (32, 16)]

@@ -373,6 +373,8 @@ def test_a_state_of_another_kind_or_size_is_refused(build):
     state = build({'content': 1.0}).state_dict()
     with pytest.raises(ValueError, match='it trains generator, this run generator, discriminator'):
         build({'adversarial': 1.0}).load_state_dict(state)
+    with pytest.raises(ValueError, match='it trains nothing, this run generator$'):
+        build({'content': 1.0}).load_state_dict({'generator': state['generator']})
     along = build({'tpl': 1.0}, finetune=True)
     with pytest.raises(ValueError, match='it trains generator, this run generator, recognizer'):
         along.load_state_dict(state)
