@@ -27,7 +27,7 @@ def test_a_zoom_means_pixels_of_the_original(tmp_path, size):
     image = Image.new('RGB', (82, 41), 'white')
     image.paste('red', (20, 10, 40, 30))
     image.save(tmp_path / 'a.png')
-    corners = boxes.polygon([20, 10, 20, 20])
+    corners = boxes.corners_of([20, 10, 20, 20])
     converter = Converter({'bicubic': Method(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=size,
                           words_of=lambda *_: [corners])
     job = converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from helpers import files, photo
 
-from lib.inference.boxes import Boxes
+from lib.inference.box_files import Boxes
 from lib.inference.files import find_images
 
 

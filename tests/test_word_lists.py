@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from lib.inference.boxes import Boxes
+from lib.inference.box_files import Boxes
 from lib.wordsets.word_lists import find_image, match_labels, open_list
 
 PLAIN = ['Hello', 'a,b', "it's", '$10.00', 'É', '"', 'x"y', '\\', 'a.jpg', '-']

@@ -3,7 +3,8 @@ import argparse
 import os
 from pathlib import Path
 
-from lib.inference.boxes import Boxes, polygon
+from lib.inference.box_files import Boxes
+from lib.inference.boxes import corners_of
 from lib.inference.files import BICUBIC, COMPARE, ORIGINALS, SHEETS, SUFFIXES, method_paths
 from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS, Parser
 from lib.runtime.console import printable
@@ -69,7 +70,7 @@ def zoom(text):
         raise argparse.ArgumentTypeError(f'{text!r} is not X,Y,W,H in whole pixels, for example 120,80,60,20') from None
     if min(x, y) < 0 or min(width, height) < 1:
         raise argparse.ArgumentTypeError(f'{text!r}: X and Y must not be negative, W and H must be above zero')
-    return polygon([x, y, width, height])
+    return corners_of([x, y, width, height])
 
 
 def complete(args):
