@@ -25,12 +25,10 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.imaging import read_image
 from lib.options import HelpFormatter
-from lib.runtime.console import run_command
+from lib.runtime.console import first_five, run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import normalize
 from lib.wordsets.word_lists import find_image, open_list
-
-NAMED = 5  # skipped entries named for each reason
 
 
 def parse_args(argv=None):
@@ -136,7 +134,7 @@ def main(argv=None):
     print(f'{len(words)} words: {len(train)} to train on, {len(val)} to validate on, '
           f'{len(words) - len(train) - len(val)} left out as near duplicates')
     for reason, names in sorted(skipped.items()):
-        print(f'  skipped: {len(names)} {reason}: {", ".join(names[:NAMED])}{", ..." if len(names) > NAMED else ""}')
+        print(f'  skipped: {len(names)} {reason}: {first_five(names)}')
     return 0
 
 
