@@ -154,7 +154,8 @@ def test_a_picture_that_cannot_be_decoded_is_named(enlarger, reader):
                 use([Image.new('L', (4, 4)), picture])
 
 
-def test_a_foreign_package_lib_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(__path__=['/elsewhere/lib']))
-    with pytest.raises(ImportError, match='another package called lib is in use, from /elsewhere/lib'):
+@pytest.mark.parametrize('other', [{'__path__': ['/elsewhere/lib']}, {'__file__': '/elsewhere/lib.py'}])
+def test_a_foreign_module_lib_is_named(monkeypatch, other):
+    monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(**other))
+    with pytest.raises(ImportError, match='another module called lib is in use, from /elsewhere/lib'):
         _ = textsr.Enlarger
