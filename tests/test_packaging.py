@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-setuptools = pytest.importorskip('setuptools', minversion='62.3')
+setuptools = pytest.importorskip('setuptools', minversion='77')
 EXAMPLE = re.search(r'\n\n((?:    .*\n)+)', (ROOT / 'textsr.py').read_text())[1]
 
 
@@ -22,8 +22,9 @@ def installed(tmp_path_factory):
     for path in [*ROOT.glob('*.py'), ROOT / 'pyproject.toml', ROOT / 'README.md', ROOT / 'LICENSE']:
         shutil.copy(path, source)
     (source / 'weights').symlink_to(ROOT / 'weights')
-    subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'build', '--build-lib',
-                    str(target)], cwd=source, check=True, capture_output=True)
+    build = subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'build', '--build-lib',
+                            str(target)], cwd=source, check=True, capture_output=True, text=True)
+    assert 'deprecated' not in build.stderr, 'a later setuptools would refuse it'
     return target
 
 
