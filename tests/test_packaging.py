@@ -43,11 +43,13 @@ def test_all_goes_into_one_module_and_one_folder(installed):
 
 
 def test_example_and_commands_run_elsewhere(installed, tmp_path):
-    """The five lines of textsr.py, then both commands, in a folder with a blank in its name."""
+    """The imports for spandrel, the five lines of textsr.py and both commands, in a folder with a blank in its name."""
     folder = tmp_path / 'my words'
     folder.mkdir()
     shutil.copy(ROOT / 'demo_pics' / 'words' / '14_pharmacy.jpg', folder / 'word.png')
-    program = '\n'.join(line[4:] for line in EXAMPLE.splitlines()) + '''
+    documented = (ROOT / 'docs' / 'python.md').read_text()
+    imports = re.findall('^(.*  # makes `lib` importable)\n(.*lib.*)$', documented, re.MULTILINE)[0]
+    program = '\n'.join([*imports, *(line[4:] for line in EXAMPLE.splitlines())]) + '''
 import sys
 import textsr
 assert not {'utils', 'main', 'convert'} & set(sys.modules), 'names of the project are in the way of others'
