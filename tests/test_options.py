@@ -255,6 +255,8 @@ def test_scale_against_the_generator(run, tmp_path, tiny_lmdb, tiny_aster):
     testing = ['--test', '--test_data_dir', tiny_lmdb('test_set')]
     assert refused(run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}'), 'x2.pth: enlarges 2 times')
     assert refused(run(*testing, '--methods', 'mine'), '--methods mine')
+    status, (line,) = run(*testing, '--methods', tmp_path / 'x2.pth')
+    assert status == 2 and line.endswith('or NAME=FILE'), 'no hint for an image'
     assert run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}', '--ds_scale', 2) == (0, [])
 
 
