@@ -34,8 +34,9 @@ BAD_FLAGS = [
     '--batch_size=1 --hr_sizes 64x32 16x16', '--aster_width=16 --arch=aster', '--aster_lr=1e-5',
     '--hr_sizes 64x32 --arch=aster',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
-    '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
-    '--vgg_weight=1 --hr_sizes 64x32 64x12', '@no_such_recipe.txt',
+    '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--val_data_dir a/combined',
+    '--test_data_dir combined=a', '--vgg_weight=1 --height=8', '--vgg_weight=1 --hr_sizes 64x32 64x12',
+    '@no_such_recipe.txt',
 ]
 
 
