@@ -118,5 +118,8 @@ def test_bad_input_is_named(words, tmp_path, capsys):
     assert main(['--input', str(tmp_path / 'none.txt')]) == 2 and 'none.txt' in capsys.readouterr().err
     one = word_list(tmp_path / 'one', [('0.png', 'word', 0, 0)])
     assert main(['--input', one, '--out', str(tmp_path / 'out')]) == 1 and not (tmp_path / 'out').exists()
+    (tmp_path / 'one' / '0.png').unlink()
+    assert main(['--input', one, '--out', str(tmp_path / 'out')]) == 1
+    assert '1 image not found' in capsys.readouterr().out, 'why there are too few'
     with pytest.raises(SystemExit):
         main(['--input', words, '--val_share', '1.5'])
