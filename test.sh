@@ -7,6 +7,7 @@
 # and a line on stderr; with none at all: exit status 1. PYTHON names the interpreter (default python3).
 set -eu
 case "${1:-}" in
+    -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit ;;
     '' | -*) root=./dataset ;;
     *) root=$1; shift ;;
 esac

@@ -21,14 +21,15 @@ PROJECT = FOLDER / 'textsr_project' if (FOLDER / 'textsr_project').is_dir() else
 def __getattr__(name):
     """Import the classes when they are asked for: the commands below answer --help before torch is imported.
 
-    ImportError where the program has another package `lib`.
+    ImportError where the program has another package or module `lib`.
     """
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    other = getattr(sys.modules.get('lib'), '__path__', None)
-    if other is not None and str(PROJECT / 'lib') not in map(str, other):
-        raise ImportError(f'textsr: another package called lib is in use, from {", ".join(map(str, other))}; TextSR '
-                          'has one of that name, so the two cannot be imported into one program')
+    other = sys.modules.get('lib')
+    places = [str(place) for place in getattr(other, '__path__', [getattr(other, '__file__', None)])]
+    if other is not None and str(PROJECT / 'lib') not in places:
+        raise ImportError(f'textsr: another module called lib is in use, from {", ".join(places)}; TextSR has one of '
+                          'that name, so the two cannot be imported into one program')
     sys.path.insert(0, str(PROJECT))  # only while importing: others may have modules called main or utils
     try:
         from lib.inference import pretrained

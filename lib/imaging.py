@@ -38,7 +38,7 @@ def to_rgb(image, keep_alpha=False):
             values = full - values
         return Image.fromarray((values / full * 255).clip(0, 255).round().astype(np.uint8)).convert('RGB')
     if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
-        image = image.convert('RGBA')
+        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')
         if keep_alpha and image.getextrema()[3][0] < 255:
             return spread_colors(image)
         return lay_on(ground_of(image), image)

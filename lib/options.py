@@ -269,6 +269,7 @@ def check_run(args, require):
         names = [name for name, _ in sets]
         twice = next((name for name in names if names.count(name) > 1), None)
         require(twice is None, f'--{flag}_data_dir: two sets are called {twice}, and would be counted as one')
+        require('combined' not in names, f'--{flag}_data_dir: no set may be called combined, as their sum is')
 
 
 def check_losses(args, require):

@@ -41,6 +41,19 @@ def test_data_is_measured_for_each_number_of_workers(tiny_lmdb, tiny_aster, caps
     assert '| -j 0 |' in (text := capsys.readouterr().out) and '| -j 1 |' in text
 
 
+def test_words_are_rendered_from_any_folder(tiny_aster, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PATH', '')  # no fc-list: no time for the fonts of this machine
+    argv = flags(tiny_aster, '--parts', 'data', '--workers', '0', '--images', '8', '--batch_size', '4')
+    assert benchmark.main(argv) == 0
+    assert 'Data: 2 batches of 4 pairs' in capsys.readouterr().out
+
+
+def test_records_that_cannot_be_read_are_left_out(tiny_lmdb):
+    damaged = tiny_lmdb(changes={'image-000000002': b'', 'image-000000005': b''})
+    assert len(benchmark.training_batch(benchmark.parse_args(['--batch_size', '8']), damaged)['label']) == 6
+
+
 def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, 'available_cores', lambda: 1)  # see conftest.py
     argv = flags(tiny_aster, '--parts', 'conversion', '--images', '3', '--data_dir', tiny_lmdb())
@@ -58,6 +71,9 @@ def test_variants_take_turns_and_the_fastest_round_counts():
     assert all(memory > 1 for _, _, memory in results.values())
 
 
-def test_bad_input_is_one_line(tiny_aster, tmp_path, capsys):
-    assert benchmark.main(flags(tiny_aster, '--parts', 'reading', '--data_dir', str(tmp_path / 'none'))) == 2
-    assert str(tmp_path / 'none') in capsys.readouterr().err
+def test_bad_input_is_one_line(tiny_lmdb, tiny_aster, tmp_path, capsys):
+    unreadable = tiny_lmdb(words=['a', 'b'], changes={'image-000000001': b'', 'image-000000002': b''})
+    for path, part in ((str(tmp_path / 'none'), 'reading'), *((unreadable, part) for part in benchmark.PARTS)):
+        assert benchmark.main(flags(tiny_aster, '--parts', part, '--data_dir', path)) == 2
+        told = capsys.readouterr().err
+        assert path in told and len(told.splitlines()) == 1

@@ -55,6 +55,15 @@ def test_a_failure_while_writing_keeps_the_older_file(tmp_path, failure):
     assert files(tmp_path) == ['last.pth']
 
 
+@pytest.mark.parametrize('path', ['.', '', 'folder'])
+def test_a_folder_is_named(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(OSError, match=f'{path}: is a folder; name the file to write'):
+        save_checkpoint(path, content())
+    assert files(tmp_path) == ['folder']
+
+
 @pytest.mark.parametrize('limit', [0, 700, 4096, 80_000])
 def test_full_disk(tmp_path, limit):
     """The system refuses bytes beyond `limit`, as a full disk would."""

@@ -34,8 +34,9 @@ BAD_FLAGS = [
     '--batch_size=1 --hr_sizes 64x32 16x16', '--aster_width=16 --arch=aster', '--aster_lr=1e-5',
     '--hr_sizes 64x32 --arch=aster',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
-    '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--vgg_weight=1 --height=8',
-    '--vgg_weight=1 --hr_sizes 64x32 64x12', '@no_such_recipe.txt',
+    '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--val_data_dir a/combined',
+    '--test_data_dir combined=a', '--vgg_weight=1 --height=8', '--vgg_weight=1 --hr_sizes 64x32 64x12',
+    '@no_such_recipe.txt',
 ]
 
 
@@ -255,6 +256,8 @@ def test_scale_against_the_generator(run, tmp_path, tiny_lmdb, tiny_aster):
     testing = ['--test', '--test_data_dir', tiny_lmdb('test_set')]
     assert refused(run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}'), 'x2.pth: enlarges 2 times')
     assert refused(run(*testing, '--methods', 'mine'), '--methods mine')
+    status, (line,) = run(*testing, '--methods', tmp_path / 'x2.pth')
+    assert status == 2 and line.endswith('or NAME=FILE'), 'no hint for an image'
     assert run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}', '--ds_scale', 2) == (0, [])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-setuptools = pytest.importorskip('setuptools', minversion='62.3')
+setuptools = pytest.importorskip('setuptools', minversion='77')
 EXAMPLE = re.search(r'\n\n((?:    .*\n)+)', (ROOT / 'textsr.py').read_text())[1]
 
 
@@ -22,8 +22,9 @@ def installed(tmp_path_factory):
     for path in [*ROOT.glob('*.py'), ROOT / 'pyproject.toml', ROOT / 'README.md', ROOT / 'LICENSE']:
         shutil.copy(path, source)
     (source / 'weights').symlink_to(ROOT / 'weights')
-    subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'build', '--build-lib',
-                    str(target)], cwd=source, check=True, capture_output=True)
+    build = subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'build', '--build-lib',
+                            str(target)], cwd=source, check=True, capture_output=True, text=True)
+    assert 'deprecated' not in build.stderr, 'a later setuptools would refuse it'
     return target
 
 
@@ -42,11 +43,13 @@ def test_all_goes_into_one_module_and_one_folder(installed):
 
 
 def test_example_and_commands_run_elsewhere(installed, tmp_path):
-    """The five lines of textsr.py, then both commands, in a folder with a blank in its name."""
+    """The imports for spandrel, the five lines of textsr.py and both commands, in a folder with a blank in its name."""
     folder = tmp_path / 'my words'
     folder.mkdir()
     shutil.copy(ROOT / 'demo_pics' / 'words' / '14_pharmacy.jpg', folder / 'word.png')
-    program = '\n'.join(line[4:] for line in EXAMPLE.splitlines()) + '''
+    documented = (ROOT / 'docs' / 'python.md').read_text()
+    imports = re.findall('^(.*  # makes `lib` importable)\n(.*lib.*)$', documented, re.MULTILINE)[0]
+    program = '\n'.join([*imports, *(line[4:] for line in EXAMPLE.splitlines())]) + '''
 import sys
 import textsr
 assert not {'utils', 'main', 'convert'} & set(sys.modules), 'names of the project are in the way of others'

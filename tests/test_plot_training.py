@@ -57,6 +57,16 @@ def test_runs_in_folders_of_one_name_are_all_drawn_and_told_apart(run_folder, tm
     assert plot_training.labels(['a/logs', 'b/logs', 'c/d/']) == ['a/logs', 'b/logs', 'd']
 
 
+def test_the_legend_has_the_names_of_all_runs():
+    names = [f'a_long_name_of_a_run_{number}' for number in range(7)] + ['x' * 100]
+    picture = plot_training.plot([(name, [(1, 5), (9, 5 + number)]) for number, name in enumerate(names)], 'SSIM')
+    places = plot_training.legend('SSIM', names)
+    for (_, left, top), (words, x, y) in zip(places, places[1:]):
+        assert (y, x) > (top, left) and x + words.width <= picture.width
+        box = (x, y, x + words.width, y + words.height)
+        assert picture.crop(box).tobytes() == words.tobytes(), 'neither the next line nor a curve lies on it'
+
+
 def test_ticks_are_round_and_reach_over_the_values():
     assert plot_training.ticks(39.9, 56.2) == pytest.approx([35, 40, 45, 50, 55, 60])
     for low, high in ((0, 3), (0.5812, 0.5817), (24.5, 28.1), (0, 1e6)):

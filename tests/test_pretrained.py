@@ -1,4 +1,5 @@
 """The networks as other programs use them: `textsr.py`, `hubconf.py`."""
+import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,8 +85,9 @@ def test_pictures_need_float32_and_batches_of_something(tiny_aster, generators):
         with pytest.raises(ValueError, match='torch.float32 is needed'):
             use(picture)
     for use in (half.float().enlarge, reader.read):
-        with pytest.raises(ValueError, match='batch_size 0'):
-            use([picture], batch_size=0)
+        for pictures in (picture, [picture]):
+            with pytest.raises(ValueError, match='batch_size 0'):
+                use(pictures, batch_size=0)
 
 
 def test_two_threads_get_what_one_gets(enlarger, monkeypatch):
@@ -99,9 +101,9 @@ def test_two_threads_get_what_one_gets(enlarger, monkeypatch):
     assert results == alone
 
 
-@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', '1'])
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'CMYK', '1', 'La', 'I;16'])
 def test_pictures_of_all_modes(enlarger, reader, mode):
-    picture = Image.new('RGB', (12, 8), 'white').convert(mode)
+    picture = Image.new(mode, (12, 8))
     assert enlarger.enlarge(picture).mode == 'RGB'
     assert isinstance(reader.read(picture, beam_width=1), str)
 
@@ -133,17 +135,27 @@ def test_batches_that_are_no_images_are_refused(enlarger, reader, images):
 
 
 @pytest.mark.parametrize(('pictures', 'told'), [
-    (Path('word.png'), 'pictures as .*Path'), ('word.png', 'pictures as str'), (['word.png'], 'a picture as str'),
-    (np.zeros((8, 8, 3), np.uint8), 'pictures as ndarray'), ([np.zeros((8, 8, 3))], 'a picture as ndarray'),
-    (Image.new('RGB', (0, 5)), 'a picture of 0x5 pixels'), ([Image.new('L', (5, 0))], 'a picture of 5x0 pixels'),
-    ([torch.rand(3, 8, 8)], 'a picture as Tensor'), (None, 'pictures as NoneType')])
+    (Path('word.png'), 'pictures as .*Path'), ('word.png', 'pictures as str'), (['word.png'], r'pictures\[0\] as str'),
+    (np.zeros((8, 8, 3), np.uint8), 'pictures as ndarray'), ([np.zeros((8, 8, 3))], r'pictures\[0\] as ndarray'),
+    (Image.new('RGB', (0, 5)), r'pictures\[0\] of 0x5 pixels'), (None, 'pictures as NoneType'),
+    ([Image.new('L', (5, 5)), Image.new('L', (5, 0))], r'pictures\[1\] of 5x0 pixels'),
+    ([torch.rand(3, 8, 8)], r'pictures\[0\] as Tensor')])
 def test_what_is_no_picture_is_refused(enlarger, reader, pictures, told):
     for use in (enlarger.enlarge, reader.read):
         with pytest.raises(ValueError, match=f'{told}.*: a PIL image of at least one pixel, .* is needed'):
             use(pictures)
 
 
-def test_a_foreign_package_lib_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(__path__=['/elsewhere/lib']))
-    with pytest.raises(ImportError, match='another package called lib is in use, from /elsewhere/lib'):
+def test_a_picture_that_cannot_be_decoded_is_named(enlarger, reader):
+    for use in (enlarger.enlarge, reader.read):
+        cut, dark = Image.open(io.BytesIO(WORD.read_bytes()[:900])), Image.new('F', (4, 4), -1e6)
+        for picture, told in ((cut, 'image file is truncated'), (dark, 'its values, from -1e')):
+            with pytest.raises(ValueError, match=rf'pictures\[1\]: {told}'):
+                use([Image.new('L', (4, 4)), picture])
+
+
+@pytest.mark.parametrize('other', [{'__path__': ['/elsewhere/lib']}, {'__file__': '/elsewhere/lib.py'}])
+def test_a_foreign_module_lib_is_named(monkeypatch, other):
+    monkeypatch.setitem(sys.modules, 'lib', SimpleNamespace(**other))
+    with pytest.raises(ImportError, match='another module called lib is in use, from /elsewhere/lib'):
         _ = textsr.Enlarger

@@ -93,10 +93,13 @@ def test_create_lmdb_takes_the_lists(words, tmp_path):
 def test_what_cannot_be_used_is_counted(words, tmp_path, capsys):
     (tmp_path / 'words' / '7.png').write_bytes(b'no image')
     (tmp_path / 'words' / '8.png').unlink()
+    with open(f'{words}/gt.txt', 'a') as file:
+        file.write('\x1b[2J.png\tcleared\n')
     train, val = run(tmp_path, '--input', words)
     assert len(train + val) == 18
     out = capsys.readouterr().out
-    assert '1 image unusable' in out and '1 image not found' in out
+    assert '\x1b' not in out and r'\x1b[2J.png' in out, 'what would act on the terminal is quoted'
+    assert '1 image unusable' in out and '2 image not found' in out
     assert '7.png' in out and '8.png' in out
 
 
@@ -115,5 +118,8 @@ def test_bad_input_is_named(words, tmp_path, capsys):
     assert main(['--input', str(tmp_path / 'none.txt')]) == 2 and 'none.txt' in capsys.readouterr().err
     one = word_list(tmp_path / 'one', [('0.png', 'word', 0, 0)])
     assert main(['--input', one, '--out', str(tmp_path / 'out')]) == 1 and not (tmp_path / 'out').exists()
+    (tmp_path / 'one' / '0.png').unlink()
+    assert main(['--input', one, '--out', str(tmp_path / 'out')]) == 1
+    assert '1 image not found' in capsys.readouterr().out, 'why there are too few'
     with pytest.raises(SystemExit):
         main(['--input', words, '--val_share', '1.5'])

@@ -56,6 +56,13 @@ def test_flags_are_passed_on(run, tmp_path):
     assert '--beam_width\n5\n' in run('dataset', '--beam_width', 5).stdout
 
 
+def test_help_needs_no_set(run):
+    for flag in ('-h', '--help'):
+        result = run(flag)
+        assert result.returncode == 0 and 'sh test.sh [DATA_ROOT] [flags of main.py]' in result.stdout.splitlines()[2]
+        assert result.stdout.splitlines()[-1].startswith('and a line on stderr')
+
+
 def test_no_set_at_all_is_an_error(run, tmp_path):
     result = run(tmp_path / 'nowhere')
     assert result.returncode == 1 and 'no test set in' in result.stderr

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from unittest import mock
 
@@ -241,7 +242,7 @@ def training_batch(args, data_dir):
     samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)])
     pairs = (samples[index, index, 0] for index in range(len(samples.records)))
     usable = (sample for sample in pairs if 'hr' in sample)
-    return collate([next(usable) for _ in range(min(args.batch_size, len(samples.records)))], Vocabulary())
+    return collate(list(islice(usable, args.batch_size)), Vocabulary())
 
 
 def train_step(args, data_dir, device):
@@ -369,8 +370,12 @@ def main(argv=None):
         with tempfile.TemporaryDirectory() as folder:
             data_dir = args.data_dir or str(Path(folder, 'words'))
             if not args.data_dir:
-                render = [sys.executable, '-m', 'utils.render_words', '--out', data_dir, '--count', str(args.images)]
-                subprocess.run(render, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                script = str(Path(__file__).resolve().with_name('render_words.py'))
+                subprocess.run([sys.executable, script, '--out', data_dir, '--count', str(args.images)], check=True,
+                               stdout=subprocess.DEVNULL)
+            records = LmdbDataset([data_dir])
+            if all(records[index].error for index in range(len(records))):
+                raise ValueError(f'{data_dir}: not one word can be read')
             print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
             same = [part(args, data_dir, device) for name, part in (
                 ('reading', reading), ('training', train_step), ('share', share), ('data', data),

@@ -19,7 +19,7 @@ from lib.runtime.console import run_command
 from lib.runtime.files import written_beside
 
 WIDTH, HEIGHT, SMOOTH = 900, 480, 3  # pixels of the picture; drawn so many times as large and reduced
-LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 48  # margins
+LEFT, RIGHT, TOP, BOTTOM = 80, 24, 36, 48  # margins; TOP: from the last line of the legend
 UNITS = {'accuracy': 'word accuracy (%)', 'psnr': 'PSNR (dB)', 'ssim': 'SSIM'}
 
 
@@ -28,7 +28,7 @@ def parse_args(argv=None):
     parser.add_argument('logs_dirs', nargs='+', metavar='LOGS_DIR', help='folders of runs, each with log.txt')
     parser.add_argument('--metric', choices=list(UNITS), default='accuracy',
                         help='what to draw over the steps (default: %(default)s)')
-    parser.add_argument('--out', default='training.png', help='picture to write (default: %(default)s)')
+    parser.add_argument('--out', default='training.png', help='PNG to write (default: %(default)s)')
     return parser.parse_args(argv)
 
 
@@ -61,15 +61,29 @@ def labels(folders):
     return [folder if names.count(name) > 1 else name for folder, name in zip(folders, names)]
 
 
+def legend(unit, names):
+    """[(words as a picture, x, y)] of the unit and of each curve's name, in lines that are as wide as the plot."""
+    places, x, y = [], LEFT, 12
+    for number, name in enumerate([unit, *names]):
+        words = draw_text(name, 16, WIDTH - LEFT - RIGHT, FRAMES[(number - 1) % len(FRAMES)] if number else INK)
+        if x + words.width > WIDTH - RIGHT:
+            x, y = LEFT, y + words.height
+        places.append((words, x, y))
+        x += words.width + 14
+    return places
+
+
 def plot(curves, unit):
     """[(name, [(step, value), ...]), ...] -> PIL image."""
     points = [point for _, curve in curves for point in curve]
     across = ticks(0, max(step for step, _ in points))
     up = ticks(min(value for _, value in points), max(value for _, value in points))
+    names = legend(unit, [name for name, _ in curves])
+    top = names[-1][2] + TOP
 
     def place(step, value):
         return (SMOOTH * (LEFT + (WIDTH - LEFT - RIGHT) * (step - across[0]) / (across[-1] - across[0])),
-                SMOOTH * (HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - up[0]) / (up[-1] - up[0])))
+                SMOOTH * (HEIGHT - BOTTOM - (HEIGHT - top - BOTTOM) * (value - up[0]) / (up[-1] - up[0])))
 
     large = Image.new('RGB', (SMOOTH * WIDTH, SMOOTH * HEIGHT), PAPER)
     draw = ImageDraw.Draw(large)
@@ -82,19 +96,17 @@ def plot(curves, unit):
             draw.ellipse((x - 3 * SMOOTH, y - 3 * SMOOTH, x + 3 * SMOOTH, y + 3 * SMOOTH), color)
     picture = large.reduce(SMOOTH)
 
-    def write(text, x, y, align, color=GREY):
-        words = draw_text(text, 16, color=color)
+    def write(text, x, y, align):
+        words = draw_text(text, 16, color=GREY)
         picture.paste(words, (round(x - align * words.width), round(y)))
-        return words.width
 
     for step in across:
         write(f'{step:g}', place(step, up[0])[0] / SMOOTH, HEIGHT - BOTTOM + 4, 0.5)
     for value in up:
         write(f'{value:g}', LEFT - 8, place(0, value)[1] / SMOOTH - 11, 1)
     write('steps', WIDTH - RIGHT, HEIGHT - 24, 1)
-    x = LEFT + 16 + write(unit, LEFT, 12, 0, INK)
-    for number, (name, _) in enumerate(curves):
-        x += 14 + write(name, x, 12, 0, FRAMES[number % len(FRAMES)])
+    for words, x, y in names:
+        picture.paste(words, (x, y))
     return picture
 
 

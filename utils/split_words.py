@@ -25,12 +25,10 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.imaging import read_image
 from lib.options import HelpFormatter
-from lib.runtime.console import run_command
+from lib.runtime.console import first_five, run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import normalize
 from lib.wordsets.word_lists import find_image, open_list
-
-NAMED = 5  # skipped entries named for each reason
 
 
 def parse_args(argv=None):
@@ -120,8 +118,12 @@ def main(argv=None):
         words, tests = ([word for path in paths for word in read_list(path, skipped)]
                         for paths in (args.input, args.apart))
         train, val = split(words, tests, args.val_share, args.cosine, args.seed)
+        print(f'{len(words)} words: {len(train)} to train on, {len(val)} to validate on, '
+              f'{len(words) - len(train) - len(val)} left out as near duplicates')
+        for reason, names in sorted(skipped.items()):
+            print(f'  skipped: {len(names)} {reason}: {first_five(names)}')
         if not train or (args.val_share and not val):
-            print(f'split_words.py: {len(words)} words are too few to split', file=sys.stderr)
+            print('split_words.py: too few words to split', file=sys.stderr)
             return 1
         with written_beside(outputs[0]) as new_train, written_beside(outputs[1]) as new_val:
             write_odgt(new_train, train)
@@ -133,10 +135,6 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f'split_words.py: {error}', file=sys.stderr)
         return 2
-    print(f'{len(words)} words: {len(train)} to train on, {len(val)} to validate on, '
-          f'{len(words) - len(train) - len(val)} left out as near duplicates')
-    for reason, names in sorted(skipped.items()):
-        print(f'  skipped: {len(names)} {reason}: {", ".join(names[:NAMED])}{", ..." if len(names) > NAMED else ""}')
     return 0
 
 

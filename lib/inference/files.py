@@ -31,7 +31,8 @@ def method_paths(entries, own=None, flag='--methods'):
             path = WEIGHTS / f'{name}.pth'
             if not path.is_file():
                 there = sorted(path.stem for path in WEIGHTS.glob('*.pth') if not path.stem.startswith('aster'))
-                hint = '; images stand before --methods' if os.path.exists(entry) else ''
+                is_source = os.path.isdir(entry) or entry.lower().endswith(SUFFIXES)
+                hint = '; images stand before --methods' if is_source else ''
                 raise ValueError(f'{flag} {printable(entry)}: give {", ".join([BICUBIC, *there])} or NAME=FILE{hint}')
         taken = (ORIGINAL, COMPARE, SHEETS, METRICS_TSV, METRICS_JSON, *map(str.casefold, paths))
         if name.casefold() in taken or name in ('', '.', '..') or Path(name).name != name:

@@ -55,16 +55,20 @@ def check_use(weight, batch_size):
 
 
 def tensors_of(pictures, needed=PICTURES):
-    """A list of PIL images -> a list of float32 (3, H, W) in [0, 1]; ValueError for anything else."""
+    """A list of PIL images -> a list of float32 (3, H, W) in [0, 1]; ValueError, which says which one of the list, for
+    anything else and for files that cannot be decoded."""
     if isinstance(pictures, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(pictures, Iterable):
         raise ValueError(f'pictures as {type(pictures).__name__}: {needed} is needed')
     tensors = []
-    for picture in pictures:
+    for number, picture in enumerate(pictures):
         if not isinstance(picture, Image.Image):
-            raise ValueError(f'a picture as {type(picture).__name__}: {needed} is needed')
+            raise ValueError(f'pictures[{number}] as {type(picture).__name__}: {needed} is needed')
         if not all(picture.size):
-            raise ValueError(f'a picture of {picture.width}x{picture.height} pixels: {needed} is needed')
-        tensors.append(to_tensor(to_rgb(picture)))
+            raise ValueError(f'pictures[{number}] of {picture.width}x{picture.height} pixels: {needed} is needed')
+        try:
+            tensors.append(to_tensor(to_rgb(picture)))
+        except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
+            raise ValueError(f'pictures[{number}]: {error}') from error
     return tensors
 
 
@@ -97,7 +101,7 @@ class Enlarger(nn.Module):
         the weights are not float32.
         """
         if isinstance(pictures, Image.Image):
-            return self.enlarge([pictures])[0]
+            return self.enlarge([pictures], batch_size)[0]
         check_use(self.generator.tail.weight, batch_size)
         images = tensors_of(pictures)
         device = self.generator.tail.weight.device
@@ -128,7 +132,7 @@ class Reader(nn.Module):
         weights are not float32.
         """
         if isinstance(words, Image.Image):
-            return self.read([words], beam_width)[0]
+            return self.read([words], beam_width, batch_size)[0]
         weight = next(self.recognizer.parameters())
         check_use(weight, batch_size)
         if torch.is_tensor(words):

@@ -20,6 +20,8 @@ def written_beside(path, flush=True):
     OSError that names `path` where it cannot be written, as on a full disk; what was there stays.
     """
     path = Path(path)
+    if path.is_dir():  # '.' too, which has no name to put another one beside
+        raise OSError(f'{printable(path)}: is a folder; name the file to write')
     partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
