@@ -1,7 +1,6 @@
 """Two processes on the CPU, as torchrun would start them, against one."""
 import json
 import math
-import multiprocessing
 import os
 import socket
 import sys
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import processes
 from torch import nn
 
 import main
@@ -21,12 +21,6 @@ from lib.runtime.device import pick_amp, pick_device
 
 SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
          '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']
-
-
-# Processes are forked from one that has imported main.py and computed nothing: a fork of one whose autograd has run in
-# several threads cannot run it again.
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['main'])
 
 
 def free_port():
@@ -53,15 +47,15 @@ def in_two_processes(folder, function, *arguments):
     """What `function` returns in each of two processes; `dist` is for it to join."""
     folder.mkdir(exist_ok=True)
     port = free_port()
-    processes = [CONTEXT.Process(target=_process, args=(function, arguments, rank, port, folder)) for rank in range(2)]
-    for process in processes:
+    ranks = [processes().Process(target=_process, args=(function, arguments, rank, port, folder)) for rank in range(2)]
+    for process in ranks:
         process.start()
-    for process in processes:
+    for process in ranks:
         process.join(300)
         if process.is_alive():
             process.kill()
     texts = [(folder / f'rank{rank}.txt').read_text() for rank in range(2)]
-    assert [process.exitcode for process in processes] == [0, 0], '\n'.join(texts)
+    assert [process.exitcode for process in ranks] == [0, 0], '\n'.join(texts)
     return [SimpleNamespace(result=torch.load(folder / f'rank{rank}.pt'), text=texts[rank]) for rank in range(2)]
 
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from helpers import word_records, write_lmdb
+from helpers import processes, word_records, write_lmdb
 
 import main
 from lib import engine, trainers
@@ -237,18 +237,6 @@ def killed_run(flags, target=None, number=0, workers='fork'):
     os._exit(main.main(flags))
 
 
-@pytest.fixture(scope='module')
-def processes():
-    """Processes that start with everything imported, and without the threads of this one."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['main'])
-    previous = os.environ.get('PYTHONPATH', '')
-    os.environ['PYTHONPATH'] = os.path.dirname(main.__file__) + os.pathsep + previous
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
-    yield context
-    os.environ['PYTHONPATH'] = previous
-
-
 KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
     (LOG + '.start', 1), (STEP, 2), ('torch.save', 1), ('os.fsync', 5), (OPTIMIZER_STEP, 6), ('os.replace', 4),
     ('lib.engine.evaluate', 1), ('lib.engine.summarize', 1), ('lib.engine.save_checkpoint', 2), (LOG + '.epoch', 1),
@@ -256,12 +244,12 @@ KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
 ]
 
 
-def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path, processes):
+def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path):
     folder = tmp_path / 'run'
     flags = [*with_val, '--logs_dir', str(folder), '--resume']
     iterations = []
     for target, number in KILLS:
-        process = processes.Process(target=killed_run, args=(flags, target, number))
+        process = processes().Process(target=killed_run, args=(flags, target, number))
         process.start()
         process.join(120)
         assert process.exitcode == -signal.SIGKILL, (target, number)
@@ -274,12 +262,12 @@ def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path, processes):
     assert_same_run(folder, whole)
 
 
-def test_killed_at_random_moments(with_val, whole, tmp_path, processes):
+def test_killed_at_random_moments(with_val, whole, tmp_path):
     """With data workers, which must not outlive the run."""
     draw, folder, groups = random.Random(3), tmp_path / 'run', []
     flags = [*with_val, '--logs_dir', str(folder), '--resume', '--workers', '1']
     for number in range(6):  # the last one's workers come from a server, the default of newer Pythons
-        process = processes.Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 5 else 'fork'))
+        process = processes().Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 5 else 'fork'))
         process.start()
         process.join(draw.uniform(0.2, 2.5) if number < 5 else 5)
         process.kill()  # nothing where a fast machine is done already
@@ -301,9 +289,9 @@ def group_lives(group):
     return True
 
 
-def test_a_signal_to_the_whole_group(flags, tmp_path, processes):
+def test_a_signal_to_the_whole_group(flags, tmp_path):
     """As Ctrl-C in a terminal: the data workers leave it to the main process to finish the step and save."""
-    process = processes.Process(target=killed_run, args=(
+    process = processes().Process(target=killed_run, args=(
         [*flags, '--logs_dir', str(tmp_path), '--workers', '2', '--epochs', '1000', '--save_every', '1'],))
     process.start()
     deadline = time.time() + 60
