@@ -1,9 +1,14 @@
 """What tests of several files use: tiny data, pictures, waiting for other processes."""
+import functools
 import io
+import multiprocessing
+import os
 import struct
 import time
 import zlib
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 import lmdb
 import numpy as np
@@ -69,6 +74,21 @@ def huge_png(width, height):
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     chunks = chunk(b'IHDR', header), chunk(b'IDAT', zlib.compress(bytes(1000))), chunk(b'IEND', b'')
     return b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
+
+
+@functools.cache
+def processes():
+    """A context of processes that start with main.py imported, and with what torch imports at the first step: seconds.
+
+    They are forked from one that has computed nothing: a fork of one whose autograd has run in several threads, as this
+    one, cannot run it again.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['main', 'torch._dynamo'])
+    path = str(Path(__file__).resolve().parents[1]) + os.pathsep + os.environ.get('PYTHONPATH', '')
+    with mock.patch.dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'):
+        forkserver.ensure_running()
+    return context
 
 
 def wait_for(condition, seconds=300):

@@ -31,14 +31,15 @@ def own_aster(alphabet=ALPHABET):
 @pytest.fixture
 def train(tmp_path, tiny_lmdb, tiny_aster, capsys):
     """train(*flags) runs main.py on words of the alphabet; returns its exit status and what it printed."""
-    alphabet, words = tmp_path / 'greek letters.txt', tiny_lmdb('words', WORDS)
+    alphabet, words, val = tmp_path / 'greek letters.txt', tiny_lmdb('words', WORDS), tiny_lmdb('val', WORDS[:1])
     alphabet.write_text(ALPHABET, encoding='utf-8')
 
     def run(*flags, aster_path=tiny_aster, voc_type=alphabet):
         flags = [*(['--voc_type', voc_type] if voc_type else []), '--aster_path', aster_path, *flags]
-        status = main.main(['--train_data_dir', words, '--val_data_dir', words, '--logs_dir', str(tmp_path / 'logs'),
+        status = main.main(['--train_data_dir', words, '--val_data_dir', val, '--logs_dir', str(tmp_path / 'logs'),
                             '--batch_size', '4', '--max_steps', '2', '--workers', '0', '--device', 'cpu',
-                            '--width', '32', '--height', '16', '--ds_scale', '2', *map(str, flags)])
+                            '--beam_width', '1', '--width', '32', '--height', '16', '--ds_scale', '2',
+                            *map(str, flags)])
         captured = capsys.readouterr()
         return status, captured.out + captured.err
 

@@ -91,7 +91,7 @@ def test_validation_reads_with_the_average_of_the_recognizer_and_leaves_it_alone
     monkeypatch.setattr(engine, 'validate', watched)
     flags = ['--arch=aster', '--ema=0.5', '--epochs=2', '--batch_size=4', '--workers=0', '--device=cpu', '--warmup=1',
              '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster]
-    assert main.main([*flags, '--logs_dir', str(tmp_path / 'with'), '--val_data_dir', tiny_lmdb('val')]) == 0
+    assert main.main([*flags, '--logs_dir', str(tmp_path / 'with'), '--val_data_dir', tiny_lmdb('val', ['sun'])]) == 0
     assert main.main([*flags, '--logs_dir', str(tmp_path / 'without')]) == 0
     states = [load_checkpoint(tmp_path / name / 'last.pth') for name in ('with', 'without')]
     for name, value in states[0]['recognizer'].items():
@@ -109,7 +109,7 @@ def test_a_resumed_run_keeps_its_place_in_the_schedule_where_batches_were_left_o
     monkeypatch.setattr(engine, 'validate', copy_last)
     flags = ['--arch=srresnet', '--blocks=1', '--maps=4', '--width=32', '--height=16', '--epochs=2', '--batch_size=1',
              '--warmup=2', '--lr=1e-2', '--workers=0', '--device=cpu', '--aster_path', tiny_aster, '--train_data_dir',
-             tiny_lmdb(changes={'image-000000003': b'cut'}), '--val_data_dir', tiny_lmdb('val')]
+             tiny_lmdb(changes={'image-000000003': b'cut'}), '--val_data_dir', tiny_lmdb('val', ['sun'])]
     assert main.main([*flags, '--logs_dir', str(whole)]) == 0
     assert main.main([*flags, '--logs_dir', str(tmp_path / 'resumed'), '--resume', str(middle)]) == 0
     first, second = (load_checkpoint(folder / 'last.pth')['generator'] for folder in (whole, tmp_path / 'resumed'))

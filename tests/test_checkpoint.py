@@ -216,8 +216,9 @@ def test_archives_that_weights_only_did_not_guard_are_refused(tmp_path, kind):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize('key', ['state_dict', 'generator', 'params_ema', 'model', None])
-@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'model.', 'module._orig_mod.generator.'])
+@pytest.mark.parametrize(('key', 'prefix'), [
+    ('state_dict', ''), ('generator', 'module.'), ('params_ema', '_orig_mod.'), ('model', 'model.'),
+    ('generator', 'module._orig_mod.generator.'), (None, ''), (None, 'module._orig_mod.generator.')])
 def test_generators_by_any_name(tmp_path, key, prefix):
     weights = Generator(2, 1, 4).state_dict()
     named = {prefix + name: value for name, value in weights.items()}
@@ -236,10 +237,12 @@ def test_recognizers_with_and_without_prefix(tmp_path, tiny_aster, prefix):
     assert all(torch.equal(value, weights[name]) for name, value in loaded.items())
 
 
-@pytest.mark.parametrize('load', [load_aster, load_generator])
-@pytest.mark.parametrize('wrong', [{'a': 1}, {}, {1: torch.ones(2)}, {'state_dict': {'tail.weight': torch.ones(2, 2)}},
-                                   {'tail.weight': 'text'}, {'state_dict': {'upsample.0': torch.ones(1)}},
-                                   {'state_dict': {'tail.weight': torch.ones(5)}}])
+@pytest.mark.parametrize(('load', 'wrong'), [  # a recognizer of the default sizes is built to compare with: seconds
+    (load_aster, {1: torch.ones(2)}), (load_aster, {'state_dict': {'tail.weight': torch.ones(2, 2)}}),
+    (load_generator, {'a': 1}), (load_generator, {}), (load_generator, {1: torch.ones(2)}),
+    (load_generator, {'state_dict': {'tail.weight': torch.ones(2, 2)}}), (load_generator, {'tail.weight': 'text'}),
+    (load_generator, {'state_dict': {'upsample.0': torch.ones(1)}}),
+    (load_generator, {'state_dict': {'tail.weight': torch.ones(5)}})])
 def test_other_weights_are_named(tmp_path, load, wrong):
     save_checkpoint(tmp_path / 'other.pth', wrong)
     with pytest.raises(ValueError, match='other.pth: not the state dict of') as caught:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import WORDS
 from PIL import Image
 
 import main
@@ -91,8 +92,8 @@ def test_bad_input_is_one_line_that_names_it(run_folder, tmp_path, capsys, spoil
 
 def test_the_last_line_of_a_run_names_the_command(tmp_path, tiny_lmdb, tiny_aster, capsys):
     """Of a recognizer's training too: its accuracy over the epochs becomes a line of as many points."""
-    words, logs = tiny_lmdb(), str(tmp_path / 'my logs')
-    assert main.main(['--arch', 'aster', '--train_data_dir', words, '--val_data_dir', words, '--aster_path', tiny_aster,
+    words, val, logs = tiny_lmdb(words=WORDS[:4]), tiny_lmdb('val', WORDS[:1]), str(tmp_path / 'my logs')
+    assert main.main(['--arch', 'aster', '--train_data_dir', words, '--val_data_dir', val, '--aster_path', tiny_aster,
                       '--logs_dir', logs, '--batch_size', '4', '--epochs', '2', '--workers', '0', '--device', 'cpu',
                       '--width', '32', '--height', '16', '--ds_scale', '2']) == 0
     python, script, *flags = shlex.split(capsys.readouterr().out.splitlines()[-1].partition('steps: ')[2])

@@ -6,13 +6,14 @@ import os
 import pkgutil
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
 
 import pytest
 import torch
-from helpers import word_records, write_lmdb
+from helpers import processes, word_records, write_lmdb
 
 import main
 from lib import engine, trainers
@@ -129,19 +130,6 @@ def test_stopped_by_a_signal(with_val, whole, tmp_path, monkeypatch, capsys, tar
     assert_same_run(tmp_path / 'run', whole)
 
 
-def test_a_signal_at_every_step(flags, tmp_path):
-    """Eight stops, and after each the next run goes on."""
-    flags = [*flags, '--arch=srresnet']
-    assert run(flags, tmp_path / 'whole') == 0
-    for step in range(1, 9):
-        with pytest.MonkeyPatch.context() as patches:
-            at_call(patches, STEP, 1, send(signal.SIGTERM))
-            assert run(flags, tmp_path / 'run', '--resume') == 143
-        assert load_checkpoint(tmp_path / 'run' / 'last.pth')['progress']['iteration'] == step
-    assert run(flags, tmp_path / 'run', '--resume') == 0
-    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
-
-
 def test_a_second_signal_does_not_wait_for_the_step(flags, tmp_path, monkeypatch):
     at_call(monkeypatch, STEP, 5, lambda: (send(signal.SIGINT)(), send(signal.SIGTERM)(), time.sleep(60)))
     assert run(flags, tmp_path) == 143
@@ -155,11 +143,9 @@ def test_signals_are_those_of_before_when_a_run_is_over(flags, tmp_path):
 
 
 @pytest.mark.parametrize('more', [
-    ['--arch=textsr'], ['--arch=srgan', '--grad_clip=0.1'], ['--arch=textsr', '--finetune_aster'],
-    ['--arch=aster', '--augmentation=1', '--teacher_dropout=0.5'], ['--arch=srresnet', '--amp=bf16'],
-    ['--arch=srresnet', '--epoch_size=20'], ['--arch=srresnet', '--train_shares=1'],
-    ['--arch=srresnet', '--max_steps=7'], ['--arch=textsr', '--finetune_aster', '--ema=0.9'],
-    ['--arch=aster', '--ema=0.9', '--decay_steps=3']], ids=' '.join)
+    ['--arch=textsr', '--grad_clip=0.1'], ['--arch=textsr', '--finetune_aster', '--ema=0.9'],
+    ['--arch=aster', '--augmentation=1', '--teacher_dropout=0.5', '--ema=0.9', '--decay_steps=3'],
+    ['--arch=srresnet', '--amp=bf16', '--train_shares=1'], ['--arch=srresnet', '--epoch_size=20']], ids=' '.join)
 def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
     more = ['--max_steps=6', *more]
     assert run(flags, tmp_path / 'whole', *more) == 0
@@ -186,7 +172,7 @@ def test_a_resumed_run_takes_the_learning_rates_of_its_flags(flags, tmp_path):
 
 
 def test_resume_of_a_finished_run(with_val, whole, tmp_path, capsys):
-    assert run(with_val, tmp_path / 'run') == 0
+    shutil.copytree(whole, tmp_path / 'run')
     before = (tmp_path / 'run' / 'last.pth').read_bytes()
     assert run(with_val, tmp_path / 'run', '--resume') == 0
     assert (tmp_path / 'run' / 'last.pth').read_bytes() == before
@@ -206,14 +192,14 @@ def test_a_run_without_resume_does_not_write_over_an_older_one(flags, tmp_path, 
     assert f'is in {older} now' in capsys.readouterr().out
 
 
-def test_resuming_from_the_best_checkpoint_keeps_the_last(with_val, tmp_path):
-    assert run(with_val, tmp_path, '--epochs', '3') == 0
-    before = (tmp_path / 'last.pth').read_bytes(), (tmp_path / 'log.txt').read_bytes()
-    (tmp_path / 'best.pth').write_bytes(before[0])  # whichever epoch was the best
-    assert run(with_val, tmp_path, '--epochs', '3', '--resume', str(tmp_path / 'best.pth')) == 0
-    older = tmp_path / 'earlier-1'
+def test_resuming_from_the_best_checkpoint_keeps_the_last(with_val, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / 'run')
+    before = (folder / 'last.pth').read_bytes(), (folder / 'log.txt').read_bytes()
+    (folder / 'best.pth').write_bytes(before[0])  # whichever epoch was the best
+    assert run(with_val, folder, '--resume', str(folder / 'best.pth')) == 0
+    older = folder / 'earlier-1'
     assert ((older / 'last.pth').read_bytes(), (older / 'log.txt').read_bytes()) == before
-    assert (tmp_path / 'best.pth').exists()
+    assert (folder / 'best.pth').exists()
 
 
 def test_validation_sees_what_a_test_of_the_checkpoint_sees(with_val, whole, tmp_path):
@@ -237,18 +223,6 @@ def killed_run(flags, target=None, number=0, workers='fork'):
     os._exit(main.main(flags))
 
 
-@pytest.fixture(scope='module')
-def processes():
-    """Processes that start with everything imported, and without the threads of this one."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['main'])
-    previous = os.environ.get('PYTHONPATH', '')
-    os.environ['PYTHONPATH'] = os.path.dirname(main.__file__) + os.pathsep + previous
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
-    yield context
-    os.environ['PYTHONPATH'] = previous
-
-
 KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
     (LOG + '.start', 1), (STEP, 2), ('torch.save', 1), ('os.fsync', 5), (OPTIMIZER_STEP, 6), ('os.replace', 4),
     ('lib.engine.evaluate', 1), ('lib.engine.summarize', 1), ('lib.engine.save_checkpoint', 2), (LOG + '.epoch', 1),
@@ -256,12 +230,12 @@ KILLS = [  # where SIGKILL comes, at which call; the run is resumed after each
 ]
 
 
-def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path, processes):
+def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path):
     folder = tmp_path / 'run'
     flags = [*with_val, '--logs_dir', str(folder), '--resume']
     iterations = []
     for target, number in KILLS:
-        process = processes.Process(target=killed_run, args=(flags, target, number))
+        process = processes().Process(target=killed_run, args=(flags, target, number))
         process.start()
         process.join(120)
         assert process.exitcode == -signal.SIGKILL, (target, number)
@@ -274,14 +248,14 @@ def test_killed_at_every_kind_of_moment(with_val, whole, tmp_path, processes):
     assert_same_run(folder, whole)
 
 
-def test_killed_at_random_moments(with_val, whole, tmp_path, processes):
+def test_killed_at_random_moments(with_val, whole, tmp_path):
     """With data workers, which must not outlive the run."""
     draw, folder, groups = random.Random(3), tmp_path / 'run', []
     flags = [*with_val, '--logs_dir', str(folder), '--resume', '--workers', '1']
-    for number in range(6):  # the last one's workers come from a server, the default of newer Pythons
-        process = processes.Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 5 else 'fork'))
+    for number in range(4):  # the last one's workers come from a server, the default of newer Pythons
+        process = processes().Process(target=killed_run, args=(flags, None, 0, 'forkserver' if number == 3 else 'fork'))
         process.start()
-        process.join(draw.uniform(0.2, 2.5) if number < 5 else 5)
+        process.join(draw.uniform(0.2, 1.5) if number < 3 else 5)
         process.kill()  # nothing where a fast machine is done already
         process.join()
         groups.append(process.pid)
@@ -301,9 +275,9 @@ def group_lives(group):
     return True
 
 
-def test_a_signal_to_the_whole_group(flags, tmp_path, processes):
+def test_a_signal_to_the_whole_group(flags, tmp_path):
     """As Ctrl-C in a terminal: the data workers leave it to the main process to finish the step and save."""
-    process = processes.Process(target=killed_run, args=(
+    process = processes().Process(target=killed_run, args=(
         [*flags, '--logs_dir', str(tmp_path), '--workers', '2', '--epochs', '1000', '--save_every', '1'],))
     process.start()
     deadline = time.time() + 60
@@ -321,7 +295,7 @@ def limited(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize('size', [1, 2000, 30_000])
+@pytest.mark.parametrize('size', [1, 30_000])
 def test_full_disk(with_val, whole, tmp_path, monkeypatch, capsys, size):
     """The system refuses files above `size` from the sixth step on; afterwards the run goes on where it was saved."""
     with monkeypatch.context() as patches:
@@ -354,13 +328,12 @@ def finite(value):
     return not torch.is_tensor(value) or bool(torch.isfinite(value.float()).all())
 
 
-@pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run(flags, whole, tmp_path, monkeypatch, capsys, value):
+def test_a_loss_that_is_not_finite_ends_the_run(flags, tmp_path, monkeypatch, capsys):
     calls, content_loss = [], trainers.content_loss
 
     def broken(sr, hr):
         calls.append(1)
-        return content_loss(sr, hr) * (value if len(calls) == 6 else 1)
+        return content_loss(sr, hr) * (math.nan if len(calls) == 6 else 1)
     monkeypatch.setattr(trainers, 'content_loss', broken)
     assert run(flags, tmp_path) == 1
     err = capsys.readouterr().err
