@@ -18,6 +18,7 @@ except ImportError:
 
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
+from lib.runtime.console import first_five
 from lib.runtime.files import written_beside
 from lib.vocabulary import vocabulary_of
 
@@ -173,14 +174,19 @@ def load_network(path, network=None):
     """The network in a file, on the CPU, which one it is, and all that the file holds.
 
     network: a key of BUILDERS; None: the generator where there is one. ValueError that names the path where it is not
-    there.
+    there, or has weights that are NaN or infinite.
     """
     content, problems = load_checkpoint(path), []
     for name in [network] if network else BUILDERS:
         try:
-            return BUILDERS[name](_state_dict(content, name)), name, content
+            model = BUILDERS[name](_state_dict(content, name))
         except ValueError as error:
             problems.append(str(error))
+            continue
+        broken = [key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(f'{path}: weights of the {name} are NaN or infinite: {first_five(broken)}')
+        return model, name, content
     raise ValueError(f'{path}: {"; ".join(problems)}')
 
 

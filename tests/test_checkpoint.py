@@ -254,3 +254,12 @@ def test_a_recognizer_of_unknown_classes_is_named(tmp_path):
     save_checkpoint(tmp_path / 'other.pth', Aster(**{**TINY_ASTER, 'num_classes': 50}).state_dict())
     with pytest.raises(ValueError, match='other.pth: no vocabulary has 50 classes'):
         load_aster(tmp_path / 'other.pth')
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite_are_refused_and_named(tmp_path, value):
+    generator = Generator(2, 1, 4)
+    generator.tail.bias.data[1] = value
+    save_checkpoint(tmp_path / 'new.pth', {'generator': generator.state_dict()})
+    with pytest.raises(ValueError, match='new.pth: weights of the generator are NaN or infinite: tail.bias$'):
+        load_generator(tmp_path / 'new.pth')
