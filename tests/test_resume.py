@@ -130,6 +130,19 @@ def test_stopped_by_a_signal(with_val, whole, tmp_path, monkeypatch, capsys, tar
     assert_same_run(tmp_path / 'run', whole)
 
 
+def test_a_signal_at_every_step(flags, tmp_path):
+    """Eight stops, and after each the next run goes on."""
+    flags = [*flags, '--arch=srresnet']
+    assert run(flags, tmp_path / 'whole') == 0
+    for step in range(1, 9):
+        with pytest.MonkeyPatch.context() as patches:
+            at_call(patches, STEP, 1, send(signal.SIGTERM))
+            assert run(flags, tmp_path / 'run', '--resume') == 143
+        assert load_checkpoint(tmp_path / 'run' / 'last.pth')['progress']['iteration'] == step
+    assert run(flags, tmp_path / 'run', '--resume') == 0
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole')
+
+
 def test_a_second_signal_does_not_wait_for_the_step(flags, tmp_path, monkeypatch):
     at_call(monkeypatch, STEP, 5, lambda: (send(signal.SIGINT)(), send(signal.SIGTERM)(), time.sleep(60)))
     assert run(flags, tmp_path) == 143
