@@ -16,7 +16,7 @@ from lib.datasets.samples import PairSamples, ReadingSamples, collate
 from lib.engine import Evaluation
 from lib.inference.easyocr_reader import easyocr_reader
 from lib.inference.enlarging import Method
-from lib.inference.files import method_paths
+from lib.inference.files import BICUBIC, method_paths
 from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
@@ -187,7 +187,7 @@ def build_evaluation(args, recognizer, vocabulary, device):
     """How validation and tests read; `recognizer` without the wrappers of training. ValueError as `easyocr_reader`."""
     other_reader = easyocr_reader() if args.reader == 'easyocr' else None
     return Evaluation(recognizer, vocabulary, device, args.ds_scale, args.degradation, args.seed, args.test_batch_size,
-                      args.workers, args.beam_width, other_reader)
+                      args.workers, args.beam_width, other_reader, args.read_both)
 
 
 def build_methods(args, device):
@@ -203,6 +203,11 @@ def build_methods(args, device):
         if generator and generator.scale != args.ds_scale:
             raise ValueError(f'{path}: enlarges {generator.scale} times; --ds_scale is {args.ds_scale}')
         methods[name] = Method(generator, scale=args.ds_scale, device=device, amp=args.amp)
+    if args.read_both and (BICUBIC not in methods or len(methods) == 1):
+        raise ValueError('--read_both: bicubic and another method must be among --methods')
+    taken = [name for name in methods if args.read_both and f'{BICUBIC}+{name}' in methods]
+    if taken:
+        raise ValueError(f'--methods {BICUBIC}+{taken[0]}: the name of what --read_both reads; choose another')
     return methods
 
 

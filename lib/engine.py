@@ -194,6 +194,7 @@ class Evaluation:
     workers: int
     beam_width: int
     other_reader: Optional[WordReader] = None
+    read_both: bool = False  # in tests, see `evaluate`
 
     def reader(self):
         return self.other_reader or aster_reader(self.recognizer, self.vocabulary, self.beam_width)
@@ -202,7 +203,7 @@ class Evaluation:
         return EvalSamples(records, sizes_lr, self.ds_scale, self.degradation, below, indices, self.seed,
                            self.reader().prepare)
 
-    def read(self, name, path, sizes_lr, methods, below=None, with_hr=False, report=None):
+    def read(self, name, path, sizes_lr, methods, below=None, with_hr=False, read_both=False, report=None):
         """The `Reading`s of one LMDB folder, shared out over the processes; arguments as in `evaluate`.
 
         report: function of a line, for the records that could not be read; None prints to stderr.
@@ -211,7 +212,8 @@ class Evaluation:
         shard = range(distributed.rank(), len(records), distributed.world())
         loader = make_loader(self.samples(records, sizes_lr, below, shard), self.workers, self.device, collate,
                              batch_size=self.batch_size)
-        readings, errors = evaluate(loader, name, self.reader(), self.vocabulary, methods, self.device, below, with_hr)
+        readings, errors = evaluate(loader, name, self.reader(), self.vocabulary, methods, self.device, below, with_hr,
+                                    read_both)
         if errors and distributed.rank() == 0:
             report = report or (lambda line: print(line, file=sys.stderr))
             for error in errors:
@@ -252,7 +254,7 @@ def test(evaluation, sets, sizes_lr, methods, folder, below=None):
     """
     evaluation.recognizer.eval()
     readings = [reading for name, path in sets if path
-                for reading in evaluation.read(name, path, sizes_lr, methods, below)]
+                for reading in evaluation.read(name, path, sizes_lr, methods, below, read_both=evaluation.read_both)]
     if not readings:
         raise NoReadableSamples('--test_data_dir: not one word could be read')
     if distributed.rank() == 0:

@@ -35,8 +35,8 @@ ASTER_DEFAULTS = {'lr': 3e-4, 'augmentation': 0.5}
 DEMO_DEFAULTS = {'epochs': 1, 'lr': 3e-4, 'warmup': 10, 'disc_maps': 16}
 # What is parsed and does not bear on what training makes: a resumed run does not name it where it differs.
 UNTRAINED = ('workers', 'device', 'deterministic', 'compile', 'logs_dir', 'resume', 'log_every', 'save_every', 'test',
-             'test_data_dir', 'methods', 'lr_sizes', 'single_test', 'blur_w', 'blur_h', 'reader', 'test_batch_size',
-             'demo', 'weights', 'val_sets', 'test_sets')
+             'test_data_dir', 'methods', 'lr_sizes', 'single_test', 'blur_w', 'blur_h', 'reader', 'read_both',
+             'test_batch_size', 'demo', 'weights', 'val_sets', 'test_sets')
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -168,6 +168,9 @@ def build_parser():
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
+    test.add_argument('--read_both', action='store_true',
+                      help='also, as bicubic+METHOD: of the readings after bicubic and after each other method the one '
+                           'that the reader is more certain of')
     test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
     test.add_argument('--reader', choices=('aster', 'easyocr'), default='aster',
                       help='with --test: read by EasyOCR, which no loss uses, instead of --aster_path '
@@ -253,6 +256,8 @@ def check_run(args, require):
             'its own network')
     require(not (args.test and args.resume), '--resume: not with --test; give a generator by --methods NAME=FILE, a '
             'recognizer by --aster_path')
+    require(args.test or args.arch != 'aster' or not args.read_both, '--read_both: training with --arch aster is '
+            'followed by a test of bicubic alone')
     for name in ('read_reduced', 'teacher_dropout'):
         require(args.arch == 'aster' or not getattr(args, name), f'--{name}: only with --arch aster')
     require(not args.test or args.test_data_dir, '--test: name the sets with --test_data_dir')

@@ -14,6 +14,42 @@ from lib.inference.enlarging import Method
 from lib.vocabulary import Vocabulary
 
 
+class Darkening(Method):
+    """Makes black what is darker than middle grey, and white what is lighter."""
+
+    def pictures(self, images, *options):
+        for index, picture in super().pictures(images, *options):
+            yield index, picture.point(lambda level: 255 * (level > 127))
+
+
+def strings_of(path, picture, **options):
+    """{method: strings} of the words at the left and right of a picture, by a reader whose string is the brightness and
+    that is surest of what is dark."""
+    def read(pictures):
+        levels = [float(np.asarray(picture).mean()) for picture in pictures]
+        return [(f'{level:.0f}', -level) for level in levels]
+
+    picture.save(path / 'a.png')
+    methods = {'bicubic': Method(scale=4), 'dark': Darkening(scale=4)}
+    converter = Converter(methods, read, Vocabulary(), dict.fromkeys(methods, path / 'out'), **options)
+    rows = converter.convert([converter.prepare(path / 'a.png', Path('a.png'), Path('a.png'))])
+    return {method: [row.string for row in rows if row.method == method and row.string] for method in methods}
+
+
+def test_of_two_readings_the_more_certain_one_is_kept(tmp_path):
+    photograph = Image.new('RGB', (400, 300), (200,) * 3)
+    photograph.paste((100,) * 3, (0, 0, 200, 300))
+    words = {'ground': Method(scale=4),
+             'words_of': lambda *_: [boxes.corners_of([x, 100, 60, 30]) for x in (40, 300)]}
+    assert strings_of(tmp_path, photograph, **words) == {'bicubic': ['100', '200'], 'dark': ['0', '255']}
+    both = strings_of(tmp_path, photograph, **words, read_both=True)
+    assert both == {'bicubic': ['100', '200'], 'dark': ['0', '200']}
+    light = Image.new('RGBA', (40, 20), (160, 160, 160, 255))
+    assert strings_of(tmp_path, light, read_both=True) == {'bicubic': ['160'], 'dark': ['160']}
+    light.putalpha(0)  # what is transparent is read on white
+    assert strings_of(tmp_path, light, read_both=True, keep_alpha=True) == {'bicubic': ['255'], 'dark': ['255']}
+
+
 def test_what_is_restored_is_what_a_test_of_main_restores(tmp_path):
     photo((150, 41)).save(tmp_path / 'a.png')
     converter = Converter({'bicubic': Method(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=(128, 32))

@@ -89,6 +89,7 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     (['a.png', '--methods', 'textsr', 'textsr'], 'another name'), (['a.png', '-o', '.'], 'among the inputs'),
     (['a.png', '-o', 'a.png'], 'take the place of an input'),
     (['a.png', '--no_read', '--labels', 'gt.txt'], '--labels gt.txt: .* with --no_read'),
+    (['a.png', '--no_read', '--read_both'], '--read_both: .* with --no_read'),
     (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', '-o', 'b.tif'], 'b.tif: results are PNG; give NAME.png'),
     (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
     (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),

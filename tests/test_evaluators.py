@@ -43,9 +43,9 @@ def record(brightness, size=(100, 40)):
 RECORDS = [record(2), record(7, (40, 20)), Record(error='c: broken'), record(9, (64, 31))]
 
 
-def run(**options):
+def run(methods=None, **options):
     samples = EvalSamples(RECORDS, [SIZE], 4, below=options.get('below'))
-    methods = {'bicubic': Method(scale=4), 'black': lambda lr: Method(scale=4)(lr) * 0}
+    methods = methods or {'bicubic': Method(scale=4), 'black': lambda lr: Method(scale=4)(lr) * 0}
     loader = DataLoader(samples, 2, collate_fn=collate)
     return evaluate(loader, 'set', aster_reader(BrightnessReader(), VOCABULARY), VOCABULARY, methods, 'cpu', **options)
 
@@ -74,6 +74,19 @@ def test_second_protocol_enlarges_small_pictures_only():
     assert strings == {0: '2', 1: '0', 3: '9'}  # 40x20 is below; 100x40 is not, nor is 64x31
 
 
+def test_of_two_readings_the_more_certain_one_counts():
+    """The darker, as this reader is surest of what is black."""
+    methods = {'bicubic': Method(scale=4), 'black': lambda lr: Method(scale=4)(lr) * 0,
+               'bright': lambda lr: (Method(scale=4)(lr) + 0.1).clamp(0, 1)}
+    readings, _ = run(methods, below=(32, 64), read_both=True)
+    strings = {(r.lr_size, r.method, r.index): r.string for r in readings}
+    for i, word in ((0, '2'), (1, '7'), (3, '9')):
+        assert strings['32x8', 'bicubic+black', i] == '0'
+        assert strings['32x8', 'bicubic+bright', i] == word != strings['32x8', 'bright', i]
+    assert strings['below 64x32', 'bicubic+black', 0] == '2' and strings['below 64x32', 'bicubic+black', 1] == '0'
+    assert {r.method for r in run(methods)[0]} == {'none', *methods}
+
+
 def test_pictures_of_words():
     samples, methods, recognizer = EvalSamples(RECORDS, [SIZE]), {'bicubic': Method(scale=4)}, BrightnessReader()
     sheet = compare_words(samples, aster_reader(recognizer, VOCABULARY, 3), VOCABULARY, methods, 'cpu', SIZE)
@@ -81,8 +94,9 @@ def test_pictures_of_words():
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64
 
 
-@pytest.mark.parametrize('amp', ['off', 'bf16'])
-def test_conversion_and_test_read_the_same(tmp_path, amp):
+@pytest.mark.parametrize(('amp', 'flags', 'method'), [('off', [], 'textsr'), ('bf16', [], 'textsr'),
+                                                      ('off', ['--read_both'], 'bicubic+textsr')])
+def test_conversion_and_test_read_the_same(tmp_path, amp, flags, method):
     """The default beam width and precision of both; a recognizer that is not sure, so that they matter."""
     torch.manual_seed(0)
     aster, generator = Aster(**TINY_ASTER), Generator(4, 1, 8)
@@ -96,19 +110,22 @@ def test_conversion_and_test_read_the_same(tmp_path, amp):
         (tmp_path / 'words' / f'{word}.png').write_bytes(word_image(word))
     words = write_lmdb(tmp_path / 'lmdb', word_records(WORDS[:4]))
     networks = ['--aster_path', str(tmp_path / 'aster.pth'), '--methods', 'bicubic',
-                f'textsr={tmp_path / "textsr.pth"}', '--width=128', '--height=32', '--ds_scale=4', f'--amp={amp}']
+                f'textsr={tmp_path / "textsr.pth"}', '--width=128', '--height=32', '--ds_scale=4', f'--amp={amp}', *flags]
     assert convert.main(['--image_path', str(tmp_path / 'words'), '--out_path', str(tmp_path / 'out'), *networks]) == 0
     assert main.main(['--test', '--test_data_dir', words, '--logs_dir', str(tmp_path / 'logs'), '-j', '0',
                       *networks]) == 0
 
-    def readings(path, name):
+    def readings(path, name, method):
         with open(path) as file:
-            return {(row[name].removesuffix('.png'), row['method']): row['string']
-                    for row in csv.DictReader(file, delimiter='\t') if row['method'] in ('bicubic', 'textsr')}
+            return {row[name].removesuffix('.png'): row['string']
+                    for row in csv.DictReader(file, delimiter='\t') if row['method'] == method}
 
-    converted = readings(tmp_path / 'out' / 'metrics.tsv', 'image')
-    assert len(set(converted.values())) > 2
-    assert readings(tmp_path / 'logs' / 'predictions.tsv', 'label') == converted
+    metrics, predictions = tmp_path / 'out' / 'metrics.tsv', tmp_path / 'logs' / 'predictions.tsv'
+    converted, bicubic = readings(metrics, 'image', 'textsr'), readings(metrics, 'image', 'bicubic')
+    assert len({*converted.values(), *bicubic.values()}) > 2
+    assert readings(predictions, 'label', method) == converted and readings(predictions, 'label', 'bicubic') == bicubic
+    if flags:  # some words are read by each of the two
+        assert converted not in (bicubic, readings(predictions, 'label', 'textsr'))
     testing = parse_args(['--test', '--test_data_dir', words, *networks])
     assert {method.amp for method in build_methods(testing, torch.device('cpu')).values()} == {amp}
 

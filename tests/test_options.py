@@ -32,7 +32,7 @@ BAD_FLAGS = [
     '--aster_path=none', '--test', '--methods bicubic', '--resume --test --test_data_dir x', '--read_reduced',
     '--teacher_dropout=0.1', '--blocks=4 --generator_path=g.pth', '--maps=16 --generator_path=g.pth',
     '--batch_size=1 --hr_sizes 64x32 16x16', '--aster_width=16 --arch=aster', '--aster_lr=1e-5',
-    '--hr_sizes 64x32 --arch=aster',
+    '--hr_sizes 64x32 --arch=aster', '--read_both --arch=aster',
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--val_data_dir a/combined',
     '--test_data_dir combined=a', '--vgg_weight=1 --height=8', '--vgg_weight=1 --hr_sizes 64x32 64x12',
@@ -256,6 +256,9 @@ def test_scale_against_the_generator(run, tmp_path, tiny_lmdb, tiny_aster):
     testing = ['--test', '--test_data_dir', tiny_lmdb('test_set')]
     assert refused(run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}'), 'x2.pth: enlarges 2 times')
     assert refused(run(*testing, '--methods', 'mine'), '--methods mine')
+    assert refused(run(*testing, '--read_both', '--methods', 'textsr'), '--read_both: bicubic and another method')
+    named = [f'{name}={tmp_path / "x2.pth"}' for name in ('mine', 'bicubic+mine')]
+    assert refused(run(*testing, '--read_both', '--ds_scale', 2, '--methods', 'bicubic', *named), 'bicubic+mine')
     status, (line,) = run(*testing, '--methods', tmp_path / 'x2.pth')
     assert status == 2 and line.endswith('or NAME=FILE'), 'no hint for an image'
     assert run(*testing, '--methods', f'mine={tmp_path / "x2.pth"}', '--ds_scale', 2) == (0, [])

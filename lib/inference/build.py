@@ -64,4 +64,4 @@ def build_converter(args, labels, say):
     return Converter(
         enlargers, read, vocabulary, args.folders, args.drawings, ground, args.ds_scale,
         (args.width, args.height) if args.width else None, keep_alpha=not args.measured, batch_size=args.batch_size,
-        labels=labels, words_of=words_of, say=say)
+        labels=labels, words_of=words_of, say=say, read_both=args.read_both)

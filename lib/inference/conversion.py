@@ -20,8 +20,8 @@ from lib.imaging import (
     to_tensor,
 )
 from lib.inference import boxes, drawing
-from lib.inference.enlarging import Workers
-from lib.inference.files import ORIGINAL, ORIGINALS
+from lib.inference.enlarging import Method, Workers
+from lib.inference.files import BICUBIC, ORIGINAL, ORIGINALS
 from lib.metrics import measure
 from lib.runtime.console import printable
 from lib.runtime.files import written_beside
@@ -76,13 +76,14 @@ class Version:
 
     rows: list
     drawn: drawing.Column
-    to_read: list  # [(row, picture)]
+    to_read: list  # [(row, picture)]; of several pictures of one row the most certain reading counts
     unsaved: Image.Image = None
 
     def finish(self, readings, vocabulary):
         """Enter what was read, (string, score) of each of `to_read`, into the lines and the drawing."""
-        for (row, _), reading in zip(self.to_read, readings):
-            row.string, row.score = reading
+        for (row, _), (string, score) in zip(self.to_read, readings):
+            if row.score is None or score > row.score:
+                row.string, row.score = string, score
             row.correct = None if row.label is None else vocabulary.same(row.string, row.label)
         words = [row.string for row in self.rows[1:]][:len(self.drawn.details)]
         self.drawn = self.drawn._replace(text=self.rows[0].string,
@@ -104,7 +105,7 @@ class Converter:
     each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
     Method for photographs in which words are known: only these are enlarged by the methods, and put back into its
     enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's path
-    and its RGB picture -> corners of its words, pixels.
+    and its RGB picture -> corners of its words, pixels. read_both: read words after bicubic interpolation too.
     """
 
     enlargers: dict
@@ -121,6 +122,7 @@ class Converter:
     words_of: callable = lambda path, image: []
     say: callable = print  # what is told of an image
     done: callable = lambda: None  # called after each image
+    read_both: bool = False
 
     def __post_init__(self):
         self.scale = next(iter(self.enlargers.values())).scale
@@ -256,8 +258,19 @@ class Converter:
             view = drawing.fit(picture) if self.drawings else None
             picture = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR) if not job.is_scene else None
         to_read = words if job.is_scene else [(whole, picture)]
+        if self.read_both and method not in (BICUBIC, ORIGINAL):
+            to_read = [*to_read, *zip([row for row, _ in to_read], self._by_bicubic(job))]
         drawn = drawing.Column(TITLES.get(method, method), view, None, note, details)
         return Version([whole, *(row for row, _ in words)], drawn, to_read if self.read else [])
+
+    def _by_bicubic(self, job):
+        """Yield what is read of a job's image, all of it or its words, enlarged by bicubic interpolation."""
+        seen, enlarge = to_pil(job.lr), Method(scale=self.scale)
+        if job.alpha is not None:
+            seen.putalpha(to_pil(job.alpha).convert('L'))
+            seen = lay_on(job.behind, seen)
+        for part in [boxes.cut(seen, corners) for corners in job.words.values()] if job.is_scene else [seen]:
+            yield to_pil(enlarge(to_tensor(part)[None])[0])
 
     def _read(self, versions):
         pictures = [picture for version in versions for _, picture in version.to_read]

@@ -1,4 +1,5 @@
 """Testing: every word enlarged by every method and read; all tables come from the list of readings."""
+from operator import itemgetter
 from typing import Callable, NamedTuple, Optional
 
 import torch
@@ -7,6 +8,7 @@ from tqdm import tqdm
 from lib.datasets.loading import batches
 from lib.imaging import quantize, recognizer_input, to_pil
 from lib.inference.drawing import Column, compare, stack
+from lib.inference.files import BICUBIC
 from lib.metrics import psnr, ssim
 from lib.options import BEAM_WIDTH
 from lib.runtime.distributed import gather, rank
@@ -57,6 +59,11 @@ def read_words(recognizer, vocabulary, images, beam_width=BEAM_WIDTH):
     return [(vocabulary.decode(row), score) for row, score in zip(ids.tolist(), scores.tolist())]
 
 
+def more_certain(first, second):
+    """Of two lists of (string, log probability) for the same words, at each place the one that is more probable."""
+    return [max(readings, key=itemgetter(1)) for readings in zip(first, second)]
+
+
 @torch.no_grad()
 def compare_words(samples, reader, vocabulary, enlargers, device, size):
     """A PIL sheet of the first words of `EvalSamples`, eight at most, at one LR size: each method and HR, with what is
@@ -75,14 +82,16 @@ def compare_words(samples, reader, vocabulary, enlargers, device, size):
 
 
 @torch.no_grad()
-def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False):
+def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False,
+             read_both=False):
     """Read every word of the loader (`EvalSamples` that are prepared for this `WordReader`) as it is and enlarged by
     each method.
 
     enlargers: {name: function of images (N, 3, h, w) in [0, 1] that enlarges them}. with_hr: also read the
     high-resolution pair, as method 'hr'. below = (height, width): the second protocol too, in which only pictures
-    smaller than that are enlarged, from their own pixels. Returns (readings, errors) of all processes, in the order of
-    the set; an error names a record that could not be read.
+    smaller than that are enlarged, from their own pixels. read_both: beside each method but bicubic also
+    'bicubic+<method>', of the two readings the `more_certain`. Returns (readings, errors) of all processes, in the
+    order of the set; an error names a record that could not be read.
     """
     readings, errors = [], []
 
@@ -96,6 +105,12 @@ def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None
             right = vocabulary.same(string, label)
             readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
 
+    def note_both(batch, lr_size, strings):
+        for method in strings if read_both else ():
+            if method != BICUBIC:
+                both = more_certain(strings[BICUBIC], strings[method])
+                note(batch, lr_size, f'{BICUBIC}+{method}', both)
+
     for batch in tqdm(batches(loader), desc=f'test {set_name}', total=len(loader), leave=False, disable=rank() != 0,
                       dynamic_ncols=True):
         errors += batch['errors']
@@ -105,18 +120,25 @@ def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None
         note(batch, ORIGINAL, 'none', as_they_are)
         for size, (hr, lr) in batch['pairs'].items():
             hr, lr = hr.to(device, non_blocking=True), lr.to(device, non_blocking=True)
+            strings = {}
             for method, enlarge in enlargers.items():
                 sr = quantize(enlarge(lr))
-                note(batch, size_name(size), method, read([sr]), psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
+                strings[method] = read([sr])
+                note(batch, size_name(size), method, strings[method], psnr(sr, hr).tolist(), ssim(sr, hr).tolist())
+            note_both(batch, size_name(size), strings)
             if with_hr:
                 note(batch, size_name(size), 'hr', read([hr]))
         if below:
             small = {i: image.to(device) for i, image in enumerate(batch['small']) if image is not None}
+            strings = {}
             for method, enlarge in enlargers.items():
-                strings = dict(enumerate(as_they_are))
+                strings[method] = list(as_they_are)
                 if small:
-                    strings.update(zip(small, read([quantize(enlarge(image)) for image in small.values()])))
-                note(batch, f'below {size_name(below)}', method, strings.values())
+                    enlarged = read([quantize(enlarge(image)) for image in small.values()])
+                    for place, reading in zip(small, enlarged):
+                        strings[method][place] = reading
+                note(batch, f'below {size_name(below)}', method, strings[method])
+            note_both(batch, f'below {size_name(below)}', strings)
     order = {}  # methods and sizes in the order in which they were asked for
     for reading in readings:
         order.setdefault((reading.lr_size, reading.method), len(order))

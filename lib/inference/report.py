@@ -82,7 +82,8 @@ def settings_of(args):
             'weights': {method: content(path) for method, path in args.paths.items()},
             'background': [args.background, content(args.background_path)],
             'boxes': [*map(text_of, args.zoom), content(args.boxes)],
-            'recognizer': None if args.no_read else [content(args.aster_path), args.beam_width]}
+            'recognizer': None if args.no_read else [content(args.aster_path), args.beam_width,
+                                                     *(['read_both'] if args.read_both else [])]}
 
 
 def read_metrics(args, results, say):
