@@ -51,6 +51,12 @@ def test_runs_with_little_to_show(run_folder, tmp_path, values):
     assert colored(tmp_path / 'out.png', FRAMES[0])
 
 
+def test_the_picture_is_a_png_by_its_name_too(run_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        plot_training.main([run_folder('run', 'srgan', {1: 50.0}), '--out', str(tmp_path / 'out.jpg')])
+    assert stop.value.code == 2 and 'out.jpg: the picture is a PNG' in capsys.readouterr().err
+
+
 def test_runs_in_folders_of_one_name_are_all_drawn_and_told_apart(run_folder, tmp_path):
     first, second = (run_folder(f'{name}/logs', 'srgan', {1: value, 2: value}) for name, value in (('a', 5), ('b', 6)))
     assert plot_training.main([first, second, '--out', str(tmp_path / 'out.png')]) == 0

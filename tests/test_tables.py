@@ -74,6 +74,11 @@ def test_markdown_keeps_the_order_and_shows_gaps():
     assert '21.00 / 0.5000' in text
 
 
+def test_names_do_not_make_columns():
+    text = markdown(summarize([reading._replace(set='a|b', method='x|y') for reading in READINGS[:3]]))
+    assert r'| a\|b | 3 | x\|y | 66.7 |' in text
+
+
 def test_saved_files(tmp_path):
     rows = summarize(READINGS)
     save_tables(tmp_path, rows, [READINGS[0]._replace(label='a\tb\n"c"')], 'table')

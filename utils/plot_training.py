@@ -29,7 +29,10 @@ def parse_args(argv=None):
     parser.add_argument('--metric', choices=list(UNITS), default='accuracy',
                         help='what to draw over the steps (default: %(default)s)')
     parser.add_argument('--out', default='training.png', help='PNG to write (default: %(default)s)')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.out.lower().endswith('.png'):
+        parser.error(f'--out {args.out}: the picture is a PNG; give NAME.png')
+    return args
 
 
 def read_curve(logs_dir, metric):

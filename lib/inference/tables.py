@@ -62,7 +62,8 @@ def paired(correct, reference):
 def markdown_table(titles, sides, lines):
     """A markdown table. sides: '-' or 'r' (to the right) of each column."""
     head = '|' + ''.join('--:|' if side == 'r' else '---|' for side in sides)
-    return '\n'.join(['| ' + ' | '.join(titles) + ' |', head, *('| ' + ' | '.join(line) + ' |' for line in lines)])
+    first, *others = ('| ' + ' | '.join(cell.replace('|', r'\|') for cell in line) + ' |' for line in [titles, *lines])
+    return '\n'.join([first, head, *others])
 
 
 def method_table(rows, titles):
