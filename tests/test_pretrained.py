@@ -121,6 +121,10 @@ def test_one_word_many_words_and_batches_read_alike(reader):
     assert strings == [reader.read(picture) for picture in pictures] and len(set(strings)) > 1
     images = torch.cat([(recognizer_input(to_tensor(picture)[None]) + 1) / 2 for picture in pictures])
     assert reader.read(images) == strings and reader.read([]) == []
+    scored = reader.read(pictures, with_scores=True)
+    assert [string for string, _ in scored] == strings and reader.read(pictures[1], with_scores=True) == scored[1]
+    blurred = reader.read([picture.resize((24, 6)) for picture in pictures], with_scores=True)
+    assert all(score < sharp <= 0 for (_, score), (_, sharp) in zip(blurred, scored))
 
 
 @pytest.mark.parametrize('images', [torch.rand(3, 8, 8), torch.rand(1, 1, 8, 8), torch.rand(0, 3, 8, 8),

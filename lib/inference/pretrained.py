@@ -124,15 +124,16 @@ class Reader(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def read(self, words, beam_width=BEAM_WIDTH, batch_size=64):
+    def read(self, words, beam_width=BEAM_WIDTH, batch_size=64, with_scores=False):
         """The strings in images of one word each, a list; of a single PIL image the string.
 
         words: a PIL image or a list of them, of any mode and size, or a tensor (N, 3, H, W), float RGB in [0, 1].
-        beam_width: beams of the search, 1: greedy. ValueError for images of another type, shape or range, and where the
+        beam_width: beams of the search, 1: greedy. with_scores: pairs of a string and its log probability, the higher
+        the more certain, in place of strings. ValueError for images of another type, shape or range, and where the
         weights are not float32.
         """
         if isinstance(words, Image.Image):
-            return self.read([words], beam_width, batch_size)[0]
+            return self.read([words], beam_width, batch_size, with_scores)[0]
         weight = next(self.recognizer.parameters())
         check_use(weight, batch_size)
         if torch.is_tensor(words):
@@ -141,7 +142,8 @@ class Reader(nn.Module):
         else:
             inputs = [recognizer_input(word[None]) for word in tensors_of(words, f'{PICTURES} or {BATCH}')]
             words = [torch.cat(inputs[start:start + batch_size]) for start in range(0, len(inputs), batch_size)]
-        return [string for part in words
-                for string, _ in read_words(self.recognizer, self.vocabulary, part.to(weight.device), beam_width)]
+        readings = [reading for part in words
+                    for reading in read_words(self.recognizer, self.vocabulary, part.to(weight.device), beam_width)]
+        return readings if with_scores else [string for string, _ in readings]
 
     forward = read
