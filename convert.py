@@ -1,6 +1,6 @@
 """Enlarge pictures of words and photographs with words in them, and read the words.
 
-    python3 convert.py word.png                            enlarged/word.png; prints the string read in it
+    python3 convert.py word.png                            enlarged/word.png; prints the string that is read
     python3 convert.py photos/ -o enlarged/
     python3 convert.py photo.jpg --zoom 120,80,60,20       this word by TextSR, the rest by bicubic interpolation
     python3 convert.py words/ --methods bicubic textsr     a folder for each, drawings and compare/index.html

@@ -62,9 +62,11 @@ def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
     status, printed, reported = run('b c.png', tmp_path / 'a.png', '-o', 'large')
     assert (status, printed) == (0, 'b c.png\tSALE\na.png\tSALE\n')
     assert '2 of 2 images' in reported and files(tmp_path / 'large') == ['a.png', 'b c.png']
-    assert run('-i', 'a.png', '--no_read')[1] == '' and len(read_as_sale) == 2
-    printed = run('a.png', '--methods', 'bicubic', 'textsr', '-o', 'both')[1]
-    assert printed == 'a.png\tbicubic: SALE\tTextSR: SALE\n'
+    assert run('-i', 'a.png', '--no_read')[1] == '' and len(read_as_sale) == 4, 'each by bicubic interpolation too'
+    for flags, count in (((), 2), (('--read_both',), 3)):  # methods that are compared have their own strings
+        read_as_sale.clear()
+        printed = run('a.png', '--methods', 'bicubic', 'textsr', '-o', 'both', *flags)[1]
+        assert printed == 'a.png\tbicubic: SALE\tTextSR: SALE\n' and len(read_as_sale) == count
 
 
 def test_methods_choose_what_is_done(run, tmp_path, generators):
@@ -215,7 +217,7 @@ def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
 
 def test_a_picture_of_any_size_is_read_where_its_words_are_marked(run, tmp_path, read_as_sale):
     photo((300, 90)).save(tmp_path / 'a.png')
-    assert run('a.png', '--zoom', '40,30,80,20')[1] == 'a.png\t40,30,80,20\tSALE\n' and read_as_sale == [(320, 80)]
+    assert run('a.png', '--zoom', '40,30,80,20')[1] == 'a.png\t40,30,80,20\tSALE\n' and read_as_sale == 2 * [(320, 80)]
     (tmp_path / 'boxes.txt').write_text('a.png\t200,50,60,20\n')
     assert run('a.png', '--boxes', 'boxes.txt')[1] == 'a.png\t200,50,60,20\tSALE\n'
     assert run('a.png', '--methods', 'bicubic', '-o', 'ground')[1] == 'a.png\tSALE\n'
@@ -228,7 +230,7 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
     (tmp_path / 'boxes.txt').write_text('a.png\t200,150,60,20\nb.png\t0,0,9,9\n')
     status, printed, reported = run('a.png', '--zoom', '40,30,80,20', '--boxes', 'boxes.txt', '--zoom', '999,0,5,5')
     assert status == 0 and printed == 'a.png\t40,30,80,20\tSALE\na.png\t200,150,60,20\tSALE\n'
-    assert read_as_sale == [(320, 80), (240, 80)] and '999,0,5,5 lies outside' in reported
+    assert read_as_sale == 2 * [(320, 80), (240, 80)] and '999,0,5,5 lies outside' in reported
     assert run('a.png', '-o', 'ground', '--methods', 'bicubic')[0] == 0
     assert run('a.png', '-o', 'whole')[0] == 0
     result, ground, whole = (np.asarray(read_image(tmp_path / folder / 'a.png')).astype(int)

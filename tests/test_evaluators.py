@@ -110,7 +110,8 @@ def test_conversion_and_test_read_the_same(tmp_path, amp, flags, method):
         (tmp_path / 'words' / f'{word}.png').write_bytes(word_image(word))
     words = write_lmdb(tmp_path / 'lmdb', word_records(WORDS[:4]))
     networks = ['--aster_path', str(tmp_path / 'aster.pth'), '--methods', 'bicubic',
-                f'textsr={tmp_path / "textsr.pth"}', '--width=128', '--height=32', '--ds_scale=4', f'--amp={amp}', *flags]
+                f'textsr={tmp_path / "textsr.pth"}', '--width=128', '--height=32', '--ds_scale=4', f'--amp={amp}',
+                *flags]
     assert convert.main(['--image_path', str(tmp_path / 'words'), '--out_path', str(tmp_path / 'out'), *networks]) == 0
     assert main.main(['--test', '--test_data_dir', words, '--logs_dir', str(tmp_path / 'logs'), '-j', '0',
                       *networks]) == 0

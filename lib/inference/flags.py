@@ -25,8 +25,8 @@ def parse_args(argv=None):
     add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
     add('--skip_existing', action='store_true', help='go on: leave out images whose results are there, and their '
         'figures where there are any')
-    add('--read_both', action='store_true', help='read each word also as bicubic interpolation enlarges it, and keep '
-        'the string that the recognizer is more certain of: more words are read')
+    add('--read_both', action='store_true', default=None, help='read each word also as bicubic interpolation enlarges '
+        'it, and keep the string that the recognizer is more certain of (default with one method and no --ds_scale)')
     add('--no_read', action='store_true', help='read nothing')
     add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
     photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words named; read only there)')
@@ -120,6 +120,8 @@ def complete(args):
                          'out one of the two')
     if args.read_both and args.no_read:
         raise ValueError('--read_both: for what is read, which is nothing with --no_read; leave out one of the two')
+    if args.read_both is None:
+        args.read_both = not (several or args.no_read)
     args.metrics = bool(args.drawings or args.labels or measured)
     args.originals = args.drawings / ORIGINALS if args.drawings and reduced else None
     args.sheets = Path(args.out_path, SHEETS) if args.drawings and args.labels and not args.no_read else None
