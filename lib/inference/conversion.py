@@ -90,6 +90,11 @@ class Version:
                                          detail_texts=tuple(words) if None not in words else ())
 
 
+def as_it_is_read(picture):
+    """A large picture at the size at which the recognizer takes it."""
+    return picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR)
+
+
 def save(picture, path, profile=None):
     """Write a PNG, with an ICC profile if it has one; errors as those of `written_beside`."""
     with written_beside(path, flush=False) as beside:  # waiting for the disk takes longer than drawing
@@ -256,7 +261,7 @@ class Converter:
         view = picture
         if job.pixels > KEPT_PIXELS:
             view = drawing.fit(picture) if self.drawings else None
-            picture = picture.resize(RECOGNIZER_SIZE[::-1], Image.Resampling.BILINEAR) if not job.is_scene else None
+            picture = as_it_is_read(picture) if not job.is_scene else None
         to_read = words if job.is_scene else [(whole, picture)]
         if self.read_both and method not in (BICUBIC, ORIGINAL):
             to_read = [*to_read, *zip([row for row, _ in to_read], self._by_bicubic(job))]
@@ -265,12 +270,14 @@ class Converter:
 
     def _by_bicubic(self, job):
         """Yield what is read of a job's image, all of it or its words, enlarged by bicubic interpolation."""
-        seen, enlarge = to_pil(job.lr), Method(scale=self.scale)
+        seen, enlarger = to_pil(job.lr), Method(scale=self.scale)
         if job.alpha is not None:
             seen.putalpha(to_pil(job.alpha).convert('L'))
             seen = lay_on(job.behind, seen)
-        for part in [boxes.cut(seen, corners) for corners in job.words.values()] if job.is_scene else [seen]:
-            yield to_pil(enlarge(to_tensor(part)[None])[0])
+        parts = [boxes.cut(seen, corners) for corners in job.words.values()] if job.is_scene else [seen]
+        for part in parts:
+            (_, picture), = enlarger.pictures([to_tensor(part)])
+            yield as_it_is_read(picture) if job.pixels > KEPT_PIXELS and not job.is_scene else picture
 
     def _read(self, versions):
         pictures = [picture for version in versions for _, picture in version.to_read]
