@@ -82,8 +82,7 @@ def compare_words(samples, reader, vocabulary, enlargers, device, size):
 
 
 @torch.no_grad()
-def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False,
-             read_both=False):
+def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None, with_hr=False, read_both=False):
     """Read every word of the loader (`EvalSamples` that are prepared for this `WordReader`) as it is and enlarged by
     each method.
 
