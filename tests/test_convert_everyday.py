@@ -56,7 +56,7 @@ for flags in (['--help'], ['word.png', '--boxes', 'missing.txt'], [], ['missing.
     assert done.stdout.splitlines()[-4:] == ['0 set()', '2 set()', '2 set()', '2 set()'], done.stderr
 
 
-def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
+def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale, generators):
     for name in ('a.png', 'b c.png'):
         photo().save(tmp_path / name)
     status, printed, reported = run('b c.png', tmp_path / 'a.png', '-o', 'large')
@@ -67,6 +67,9 @@ def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale):
         read_as_sale.clear()
         printed = run('a.png', '--methods', 'bicubic', 'textsr', '-o', 'both', *flags)[1]
         assert printed == 'a.png\tbicubic: SALE\tTextSR: SALE\n' and len(read_as_sale) == count
+    read_as_sale.clear()
+    run('a.png', '--methods', 'textsr', f'mine={generators[4]}', '-o', 'two', '--read_both')
+    assert len(read_as_sale) == 3, 'by bicubic interpolation once for both'
 
 
 def test_methods_choose_what_is_done(run, tmp_path, generators):

@@ -68,6 +68,7 @@ class Job:
     is_scene: bool = False  # its words are read, not the whole
     words: dict = field(default_factory=dict)  # {text of the corners: normalized corners}
     versions: dict = field(default_factory=dict)  # {method: Version}
+    by_bicubic: list = None  # what is read of it besides, once for all methods
 
 
 @dataclass
@@ -264,7 +265,8 @@ class Converter:
             picture = as_it_is_read(picture) if not job.is_scene else None
         to_read = words if job.is_scene else [(whole, picture)]
         if self.read_both and method not in (BICUBIC, ORIGINAL):
-            to_read = [*to_read, *zip([row for row, _ in to_read], self._by_bicubic(job))]
+            job.by_bicubic = job.by_bicubic or list(self._by_bicubic(job))
+            to_read = [*to_read, *zip([row for row, _ in to_read], job.by_bicubic)]
         drawn = drawing.Column(TITLES.get(method, method), view, None, note, details)
         return Version([whole, *(row for row, _ in words)], drawn, to_read if self.read else [])
 
@@ -280,11 +282,12 @@ class Converter:
             yield as_it_is_read(picture) if job.pixels > KEPT_PIXELS and not job.is_scene else picture
 
     def _read(self, versions):
-        pictures = [picture for version in versions for _, picture in version.to_read]
+        pictures = list({id(picture): picture for version in versions for _, picture in version.to_read}.values())
         parts = [pictures[start:start + self.batch_size] for start in range(0, len(pictures), self.batch_size)]
         readings = (reading for part in self.workers.map(self.read, parts) for reading in part)
+        readings = dict(zip(map(id, pictures), readings))
         for version in versions:
-            version.finish([next(readings) for _ in version.to_read], self.vocabulary)
+            version.finish([readings[id(picture)] for _, picture in version.to_read], self.vocabulary)
 
     def _save(self, job):
         for method, version in job.versions.items():
