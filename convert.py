@@ -19,7 +19,7 @@ from pathlib import Path
 from lib.inference.files import SUFFIXES, check_outputs, earlier_results, find_images, output_names
 from lib.inference.flags import parse_args
 from lib.runtime.console import first_five, printable, run_command
-from lib.runtime.system import share_heap
+from lib.runtime.system import forget_sizes, share_heap
 from lib.wordsets.word_lists import match_labels
 
 WINDOW = 64  # images in memory at once, from which those of similar sizes are put together
@@ -30,6 +30,7 @@ def main(argv=None):
     """Convert; returns the exit status: 0, 1 where an image was left out or nothing came out, 2, 130."""
     args = parse_args(argv)
     share_heap()
+    forget_sizes()
     folders = {*args.folders.values(), *filter(None, [args.drawings, args.originals, args.sheets])}
     try:
         results = {args.out_path, *folders, *earlier_results(args.out_path)}

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib.runtime import system
 
@@ -39,3 +40,27 @@ def test_threads_share_one_heap(call):
 def test_another_c_library_has_its_own_way(monkeypatch):
     monkeypatch.setattr(system.ctypes, 'CDLL', lambda name: object())
     system.share_heap()
+
+
+KEPT = """
+from lib.runtime.system import forget_sizes
+{call}
+import torch
+convolution = torch.nn.Conv2d(3, 16, 9)
+with torch.no_grad():
+    for width in [*range(18, 88), 18]:
+        convolution(torch.rand(1, 3, 12, width))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='of oneDNN')
+@pytest.mark.parametrize('call', ['forget_sizes()', ''])
+def test_what_was_prepared_for_a_size_is_not_kept(call, monkeypatch):
+    """Where a size comes again after 69 others it is prepared again."""
+    for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
+        monkeypatch.delenv(cache, raising=False)  # a conversion in this process may have set them
+    monkeypatch.setenv('ONEDNN_VERBOSE', '2')
+    done = subprocess.run([sys.executable, '-c', KEPT.format(call=call)], capture_output=True, text=True,
+                          cwd=Path(__file__).resolve().parents[1])
+    created = [line for line in done.stdout.splitlines() if ',create' in line and ',convolution,' in line]
+    assert len(created) == 71 and ('cache_miss' in created[-1]) == bool(call), done.stderr

@@ -28,6 +28,16 @@ def share_heap():
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
 
 
+def forget_sizes():
+    """Let oneDNN keep what it has prepared for 64 operations, instead of 1,024: each size of a batch needs its own.
+
+    Otherwise the memory of a conversion grows with the number of sizes, by hundreds of megabytes. Call before torch is
+    imported; what the environment says already stays.
+    """
+    for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
+        os.environ.setdefault(cache, '64')
+
+
 def end_with_parent():
     """For worker processes: end when the parent does. A killed parent cannot stop them: they would wait for ever."""
     parent = multiprocessing.parent_process()
