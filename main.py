@@ -25,6 +25,7 @@ from lib.runtime import distributed
 from lib.runtime.device import pick_amp, pick_device
 from lib.runtime.interruption import Interrupted, Interruption
 from lib.runtime.logs import RunLog
+from lib.runtime.system import keep_freed_memory
 from lib.trainers import NonFiniteLoss
 
 
@@ -72,6 +73,8 @@ def main(argv=None):
 def train(args, evaluation, state=None):
     """Train until --epochs or --max_steps, from a checkpoint's `state` if there is one; returns the methods to test."""
     device, vocabulary = evaluation.device, evaluation.vocabulary
+    if device.type == 'cpu':
+        keep_freed_memory()
     samples, sampler = build.build_samples(args, vocabulary)
     total_steps = args.max_steps or args.epochs * len(sampler)
     trainer = build.build_trainer(args, evaluation.recognizer, vocabulary, device, total_steps)

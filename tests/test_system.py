@@ -37,9 +37,34 @@ def test_threads_share_one_heap(call):
     assert (done.stderr.count('Arena') == 1) == bool(call)
 
 
+FREED = '''
+import ctypes
+import resource
+from lib.runtime.system import keep_freed_memory
+{call}
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(100_000_000)
+    ctypes.memset(block, 1, 100_000_000)
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+'''
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of glibc')
+@pytest.mark.parametrize('call', ['keep_freed_memory()', ''])
+def test_freed_memory_is_used_again(call):
+    done = subprocess.run([sys.executable, '-c', FREED.format(call=call)], capture_output=True, text=True,
+                          cwd=Path(__file__).resolve().parents[1])
+    assert (int(done.stdout) < 20) == bool(call), 'pages that the system had to clear the second time'
+
+
 def test_another_c_library_has_its_own_way(monkeypatch):
     monkeypatch.setattr(system.ctypes, 'CDLL', lambda name: object())
     system.share_heap()
+    system.keep_freed_memory()
 
 
 KEPT = """
