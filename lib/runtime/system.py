@@ -30,8 +30,8 @@ def share_heap():
 def keep_freed_memory():
     """Let the C library keep what is freed for the next use, where it is glibc.
 
-    Otherwise it gives large blocks back to the system, which clears every page of the next one: some 6 % of the time of
-    a training step on a CPU.
+    Otherwise it gives large blocks back to the system, which clears every page of the next one: some 5 % of the time of
+    training on a CPU.
     """
     _mallopt((-3, 1 << 30), (-1, 1 << 30))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
