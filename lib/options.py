@@ -111,7 +111,8 @@ def build_parser():
                        'UTF-8: --arch aster trains a recognizer for them; none: those of the recognizer')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
 
-    losses = parser.add_argument_group('losses')
+    losses = parser.add_argument_group('losses', 'tpl is the Text Perceptual Loss: the cross-entropy of the recognizer '
+                                       'on the enlarged image')
     for term in TERMS:
         given = ', '.join(f'{weights[term]:g} with {arch}' for arch, weights in LOSS_WEIGHTS.items() if term in weights)
         losses.add_argument(f'--{term}_weight', type=float,

@@ -16,20 +16,21 @@ def parse_args(argv=None):
         'words. With --ds_scale, reduce the images first and measure how well they are restored.')
     add = parser.add_argument
     add('images', nargs='*', help='images and folders of images')
-    add('-i', '--image_path', metavar='PATH', help='the same (default with --ds_scale: ./)')
+    add('-i', '--image_path', metavar='PATH', help='one more image or folder of images (default with --ds_scale: ./)')
     add('-o', '--out_path', metavar='PATH', help='folder for the results, or for one image NAME.png (default: '
         './enlarged, with --ds_scale: ./)')
     add('--methods', nargs='+', metavar='METHOD', help='bicubic, a file of weights/ such as srgan, textsr or '
         'textsr_x2, or NAME=FILE; several get a folder each (default: textsr; with --ds_scale: bicubic srgan '
         'textsr, with 2: bicubic textsr)')
     add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
-    add('--skip_existing', action='store_true', help='go on: leave out images whose results are there, and their '
-        'figures where there are any')
+    add('--skip_existing', action='store_true', help='continue an earlier run: leave out images whose results are '
+        'there, and their figures where the run makes any')
     add('--read_both', action='store_true', default=None, help='read each word also as bicubic interpolation enlarges '
         'it, and keep the string that the recognizer is more certain of (default with one method and no --ds_scale)')
     add('--no_read', action='store_true', help='read nothing')
     add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
-    photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words named; read only there)')
+    photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words given; only words that are '
+                                      'given or found are read)')
     photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
                        help='a word, in pixels of the image; may be repeated')
     photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
