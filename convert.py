@@ -110,8 +110,8 @@ def run(args, converter, images, unread):
                 rows += converter.convert(jobs)
                 if not args.measured:
                     report.print_readings(jobs, tqdm.write)
-    except KeyboardInterrupt:
-        status = 130
+    except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
+        status = getattr(stop, 'code', 130)
     except OSError as error:
         say(f'convert.py: error: {error}')
         status = 1

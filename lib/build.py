@@ -279,6 +279,8 @@ def resume(args, run, state, sampler):
         run.load(state)
     except ValueError as error:
         raise ValueError(f'--resume {args.resume}: {error}') from error
+    if not resumes_in_place(args, state):
+        run.progress.best = -1.0  # that is of a best.pth in another folder
     if not args.max_steps:  # another number of processes or another batch size counts other steps
         progress, steps_an_epoch, before = run.progress, len(sampler), run.progress.iteration
         sampler.set_epoch(progress.epoch, progress.samples_seen)

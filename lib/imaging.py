@@ -54,8 +54,10 @@ def ground_of(image):
 
 
 def lay_on(ground, image):
-    """An RGBA image on a ground of one colour, RGB."""
-    return Image.alpha_composite(Image.new('RGBA', image.size, ground), image).convert('RGB')
+    """An RGBA image on a ground of one colour, RGB, with its colour profile."""
+    flat = Image.alpha_composite(Image.new('RGBA', image.size, ground), image).convert('RGB')
+    flat.info = image.info
+    return flat
 
 
 def integer_white(tags):

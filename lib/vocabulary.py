@@ -51,6 +51,9 @@ class Vocabulary:
         for character in self.characters:  # a case that has no class of its own is that of the other case
             for other in (character.lower(), character.upper()):
                 self.ids.setdefault(other, self.ids[character])
+        for character, other in ('ς', 'Σ'), ('İ', 'i'):  # which are not the lower or upper case of that
+            if other in self.ids:
+                self.ids.setdefault(character, self.ids[other])
 
     def __len__(self):
         """The number of classes."""
@@ -81,7 +84,9 @@ class Vocabulary:
         word = composed(word)
         if self.case_sensitive or not any(map(is_letter, self.alphabet)):
             return word
-        return ''.join(filter(is_letter, word.lower()))
+        # letter by letter, as `encode` takes them: what it gives for a word is then a right reading of it
+        read = (self.characters[self.ids[character]] if character in self.ids else character for character in word)
+        return ''.join(character.casefold() for character in read if is_letter(character))
 
     def same(self, string, label):
         """Whether a string is a right reading of a label; None where the label has nothing that is compared."""

@@ -69,13 +69,16 @@ def folder(tmp_path):
 
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """interrupt_at(name): a conversion is interrupted at the batch that begins with this image; None: no more."""
+    """interrupt_at(name): a conversion is interrupted at the batch that begins with this image; None: no more.
+
+    how: Ctrl-C, or SystemExit(143), as which `run_command` raises SIGTERM.
+    """
     real = Converter.convert
 
-    def set_name(name):
+    def set_name(name, how=KeyboardInterrupt):
         def interrupted(self, jobs):
             if jobs[0].path.name == name:
-                raise KeyboardInterrupt
+                raise how
             return real(self, jobs)
 
         monkeypatch.setattr(Converter, 'convert', interrupted)

@@ -370,10 +370,11 @@ def test_a_full_disk_leaves_no_half_image(run, folder, tmp_path):
     assert old.read_bytes() == b'the old one'
 
 
-def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, interrupt_at):
+@pytest.mark.parametrize(('how', 'expected'), [(KeyboardInterrupt, 130), (SystemExit(143), 143)])
+def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, interrupt_at, how, expected):
     for number in range(3):
         photo().save(folder / f'{number}.png')
-    interrupt_at('1.png')
+    interrupt_at('1.png', how)
     status, printed, _ = run(folder, '--batch_size', 1)
-    assert status == 130 and '1 of 3 images' in printed
+    assert status == expected and '1 of 3 images' in printed
     assert {row['image'] for row in table(tmp_path)} == {'0.png'}

@@ -269,10 +269,11 @@ def test_the_colour_profile_stays_and_further_frames_are_told(run, tmp_path):
     clear = photo().convert('RGBA')
     clear.putpixel((0, 0), (0, 0, 0, 0))
     clear.save(tmp_path / 'd.png', icc_profile=profile)
-    status, _, reported = run('a.png', 'b.jpg', 'c.tif', 'd.png', '--no_read')
+    photo().convert('RGBA').save(tmp_path / 'e.png', icc_profile=profile)
+    status, _, reported = run('a.png', 'b.jpg', 'c.tif', 'd.png', 'e.png', '--no_read')
     assert status == 0 and reported.count('frames') == 1 and 'c.tif: the first of its 2 frames or pages' in reported
-    kept = [Image.open(tmp_path / f'enlarged/{name}.png').info.get('icc_profile') for name in 'abcd']
-    assert kept == [profile, None, None, profile]
+    kept = [Image.open(tmp_path / f'enlarged/{name}.png').info.get('icc_profile') for name in 'abcde']
+    assert kept == [profile, None, None, profile, profile]
 
 
 def test_an_image_given_twice_is_converted_once(run, tmp_path):

@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +15,7 @@ from lib.inference.drawing import (
     draw_text,
     enlarge_detail,
     fit,
+    font,
     grid,
     mark_letters,
     stack,
@@ -48,6 +52,23 @@ def test_wrong_and_missing_letters_are_marked(text, label, wrong):
     marked = mark_letters(text, label)
     assert ''.join(character for character, right in marked if not right) == wrong
     assert ''.join(character for character, right in marked if right or character != '_') == text
+
+
+def fontconfig_finds(character):
+    found = shutil.which('fc-list') and subprocess.run(['fc-list', f':scalable=true:charset={ord(character):x}'],
+                                                       capture_output=True, text=True).stdout
+    return bool(found)
+
+
+@pytest.mark.parametrize('pair', ['éü', 'αβ', 'жш'])
+def test_letters_outside_ascii_are_drawn_where_a_font_has_them(pair, monkeypatch):
+    if not fontconfig_finds(pair[0]):
+        pytest.skip('no font for it')
+    assert draw_text(f'x{pair[0]}', 40).tobytes() != draw_text(f'x{pair[1]}', 40).tobytes()
+    monkeypatch.setenv('PATH', '')  # as where there is no fontconfig
+    font.cache_clear()
+    assert draw_text(f'x{pair[0]}', 40).width > draw_text('x', 40).width
+    font.cache_clear()
 
 
 def test_without_a_label_no_letter_is_wrong():

@@ -47,6 +47,18 @@ def test_no_batch_is_lost_without_shared_memory(tiny_lmdb, monkeypatch, checked)
         assert all(torch.equal(a, b) and a.is_shared() is False for a, b in zip(flat(mine), flat(other)))
 
 
+def few_files(_):
+    """As after `ulimit -n 64`."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def test_no_batch_is_lost_where_few_files_may_be_open(tiny_lmdb):
+    """In shared memory each picture of its own size would be one."""
+    samples = EvalSamples(LmdbDataset([tiny_lmdb()]), [SIZE], below=(99, 99), indices=[0, 1] * 50)
+    loader = DataLoader(samples, 100, collate_fn=collate, num_workers=1, worker_init_fn=few_files, timeout=20)
+    assert [len(batch['small']) for batch in loader] == [100]
+
+
 def test_room_is_what_the_system_says(monkeypatch):
     free = os.statvfs('/').f_bavail * os.statvfs('/').f_frsize
     monkeypatch.setattr(loading, 'SHARED_MEMORY', '/')

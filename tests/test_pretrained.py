@@ -14,6 +14,7 @@ from PIL import Image
 import textsr
 from lib.checkpoint import save_checkpoint
 from lib.imaging import recognizer_input, to_pil, to_tensor
+from lib.inference import pretrained
 from lib.inference.pretrained import Enlarger, Reader, shipped
 from lib.models.generator import Generator
 
@@ -125,6 +126,25 @@ def test_one_word_many_words_and_batches_read_alike(reader):
     assert [string for string, _ in scored] == strings and reader.read(pictures[1], with_scores=True) == scored[1]
     blurred = reader.read([picture.resize((24, 6)) for picture in pictures], with_scores=True)
     assert all(score < sharp <= 0 for (_, score), (_, sharp) in zip(blurred, scored))
+
+
+@pytest.mark.parametrize('words', [[Image.new('RGB', (9, 9 + i)) for i in range(6)], torch.rand(6, 3, 9, 9)])
+def test_words_are_prepared_batch_by_batch(reader, monkeypatch, words):
+    """A recognizer's input is many times as large as a small word."""
+    prepared, read = [], []
+
+    def prepare(images):
+        prepared.extend(images)
+        return recognizer_input(images)
+
+    def read_words(recognizer, vocabulary, images, beam_width):
+        read.extend(images)
+        assert len(prepared) == len(read)
+        return [('', 0.0)] * len(images)
+
+    monkeypatch.setattr(pretrained, 'recognizer_input', prepare)
+    monkeypatch.setattr(pretrained, 'read_words', read_words)
+    assert len(reader.read(words, batch_size=2)) == len(read) == 6
 
 
 @pytest.mark.parametrize('images', [torch.rand(3, 8, 8), torch.rand(1, 1, 8, 8), torch.rand(0, 3, 8, 8),

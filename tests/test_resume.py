@@ -223,6 +223,12 @@ def test_validation_sees_what_a_test_of_the_checkpoint_sees(with_val, whole, tmp
     assert row['psnr'] == pytest.approx(log(whole)[-1]['srgan/psnr'], abs=1e-4)
 
 
+def test_a_run_that_goes_on_in_another_folder_has_a_best_there(with_val, whole, tmp_path):
+    epochs = len(log(whole)) + 1
+    assert run(with_val, tmp_path, '--resume', str(whole / 'last.pth'), '--epochs', str(epochs)) == 0
+    assert load_checkpoint(tmp_path / 'best.pth')['progress']['iteration'] > log(whole)[-1]['iteration']
+
+
 # ---------------------------------------------------------------------------------------------------------------- kills
 
 def killed_run(flags, target=None, number=0, workers='fork'):

@@ -61,6 +61,23 @@ def test_freed_memory_is_used_again(call):
     assert (int(done.stdout) < 20) == bool(call), 'pages that the system had to clear the second time'
 
 
+@pytest.mark.parametrize(('largest', 'trim'), [(1 << 31, True), (1 << 25, True), (0, False)])
+def test_a_c_library_with_a_limit_keeps_what_it_can(monkeypatch, largest, trim):
+    """Before glibc 2.35 no more than 32 MB; the second setting without the first makes it give back more than ever."""
+    taken = {}
+
+    class Library:
+        def mallopt(self, parameter, value):
+            if parameter == -3 and value > largest:
+                return 0
+            taken[parameter] = value
+            return 1
+
+    monkeypatch.setattr(system.ctypes, 'CDLL', lambda name: Library())
+    system.keep_freed_memory()
+    assert taken == ({-3: min(largest, 1 << 30), -1: 1 << 30} if trim else {})
+
+
 def test_another_c_library_has_its_own_way(monkeypatch):
     monkeypatch.setattr(system.ctypes, 'CDLL', lambda name: object())
     system.share_heap()

@@ -48,6 +48,17 @@ def test_case_of_ones_own():
     assert Vocabulary(alphabet='ABab').encode('ab') == [2, 3, 4]
 
 
+@pytest.mark.parametrize(('alphabet', 'word'), [
+    ('αβγδλοπρσςθινηκ', 'ΟΔΟΣ'), ('αβγδλοπρσςθινηκ', 'λόγος'.replace('ό', 'ο')), ('ΑΓΔΛΟΠΡΣ', 'οδος'),
+    ('abdıirst', 'ISPARTA'.replace('P', 'B')), ('abdiırst', 'DIR'), ('abdiırst', 'İbb'), ('ABDIR', 'İbb')])
+def test_what_a_label_is_trained_as_is_a_right_reading_of_it(alphabet, word):
+    """Also where the case of a letter depends on its place or language: the sigma at an end, i without its dot."""
+    vocabulary = Vocabulary(alphabet=alphabet)
+    ids = vocabulary.encode(word)
+    assert vocabulary.unknown not in ids and vocabulary.same(vocabulary.decode(ids), word)
+    assert not vocabulary.same(vocabulary.decode(ids[1:]), word)
+
+
 def test_an_alphabet_from_a_file(tmp_path):
     path = tmp_path / 'letters.txt'
     path.write_text('\ufeff\u03b1 \u03b2\n\ne\u0301 \u03b1+\n', encoding='utf-8')

@@ -53,6 +53,15 @@ def stack(tensors):
     return ByValue(torch.stack(tensors))
 
 
+def alone(tensor):
+    """One of many tensors of different shapes, as it is; in a data worker `ByValue`.
+
+    In shared memory each would hold a file descriptor, of which a process may often have only 1,024: beyond them the
+    batch would be lost as in `stack`.
+    """
+    return tensor if get_worker_info() is None else ByValue(tensor)
+
+
 def make_loader(samples, workers, device, collate_fn, **options):
     """A DataLoader for the device whose workers end with this process and leave signals to it."""
     # at each start of workers: there are more than cores; how many is the user's choice

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from lib.datasets.augment import augment, vary
 from lib.datasets.degradation import degrade
-from lib.datasets.loading import stack
+from lib.datasets.loading import alone, stack
 from lib.imaging import RECOGNIZER_SIZE, recognizer_input, resize, to_pil, to_tensor
 
 
@@ -133,7 +133,7 @@ def collate(samples, vocabulary=None):
         elif key == 'original' and len({value.shape for value in values}) == 1:
             batch[key] = [stack([value[0] for value in values])]
         elif key in ('original', 'small'):
-            batch[key] = [None if value is None else stack([value[0]]) for value in values]
+            batch[key] = [None if value is None else alone(value) for value in values]
         elif torch.is_tensor(values[0]):
             batch[key] = stack(values)
         else:

@@ -1,6 +1,9 @@
 """Labelled pictures: versions of an image side by side, what was read in each, details enlarged."""
+import os
+import subprocess
+from contextlib import suppress
 from difflib import SequenceMatcher
-from functools import cache
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -30,8 +33,19 @@ class Column(NamedTuple):
     detail_texts: tuple = ()
 
 
-@cache
-def font(size):
+@lru_cache(maxsize=256)
+def font(size, others=''):
+    """Pillow's own font, which has no characters but ASCII; for `others` the font that fontconfig finds to have them.
+
+    Where there is no fontconfig, as on Windows, or no such font, they are drawn as boxes.
+    """
+    if others:
+        pattern = ':scalable=true:charset=' + ' '.join(f'{ord(character):x}' for character in others)
+        with suppress(OSError, ValueError, subprocess.CalledProcessError):
+            found = subprocess.run(['fc-match', '--format', '%{file}\t%{index}', pattern], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, check=True).stdout
+            path, index = os.fsdecode(found).split('\t')
+            return ImageFont.truetype(path, size, int(index) & 0xffff)  # the upper bits are of variable fonts
     return ImageFont.load_default(size)
 
 
@@ -76,9 +90,10 @@ def draw_text(text, size, width=None, color=INK):
 def draw_marked(marked, size, width=None, color=INK):
     """A line of (character, right) pairs as a picture, wrong ones red and underlined."""
     string = ''.join(character for character, _ in marked)
-    if width and font(size).getlength(string) > width:
-        size = max(9, int(size * width / font(size).getlength(string)))
-    face = font(size)
+    others = ''.join(sorted({character for character in string if not character.isascii()}))
+    if width and font(size, others).getlength(string) > width:
+        size = max(9, int(size * width / font(size, others).getlength(string)))
+    face = font(size, others)
     ascent, descent = face.getmetrics()
     picture = Image.new('RGB', (max(1, round(face.getlength(string))) + 2, ascent + descent + 2), PAPER)
     draw = ImageDraw.Draw(picture)

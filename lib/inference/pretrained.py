@@ -1,5 +1,6 @@
 """Networks ready to be used from Python: `textsr.py` and `hubconf.py` hand them out."""
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +56,20 @@ def check_use(weight, batch_size):
 
 
 def tensors_of(pictures, needed=PICTURES):
-    """A list of PIL images -> a list of float32 (3, H, W) in [0, 1]; ValueError, which says which one of the list, for
-    anything else and for files that cannot be decoded."""
+    """Yield PIL images as float32 (3, H, W) in [0, 1]; ValueError, which says which one of the list, for anything else
+    and for files that cannot be decoded."""
     if isinstance(pictures, (str, bytes, np.ndarray, torch.Tensor)) or not isinstance(pictures, Iterable):
         raise ValueError(f'pictures as {type(pictures).__name__}: {needed} is needed')
-    tensors = []
     for number, picture in enumerate(pictures):
         if not isinstance(picture, Image.Image):
             raise ValueError(f'pictures[{number}] as {type(picture).__name__}: {needed} is needed')
         if not all(picture.size):
             raise ValueError(f'pictures[{number}] of {picture.width}x{picture.height} pixels: {needed} is needed')
         try:
-            tensors.append(to_tensor(to_rgb(picture)))
+            tensor = to_tensor(to_rgb(picture))
         except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
             raise ValueError(f'pictures[{number}]: {error}') from error
-    return tensors
+        yield tensor
 
 
 class Enlarger(nn.Module):
@@ -103,7 +103,7 @@ class Enlarger(nn.Module):
         if isinstance(pictures, Image.Image):
             return self.enlarge([pictures], batch_size)[0]
         check_use(self.generator.tail.weight, batch_size)
-        images = tensors_of(pictures)
+        images = list(tensors_of(pictures))
         device = self.generator.tail.weight.device
         results = dict(enlarging.Method(self.generator, device=device).pictures(images, batch_size))
         return [results[index] for index in range(len(images))]
@@ -138,11 +138,11 @@ class Reader(nn.Module):
         check_use(weight, batch_size)
         if torch.is_tensor(words):
             check_images(words, weight.dtype)
-            words = [recognizer_input(part) for part in words.split(batch_size)]
+            parts = (recognizer_input(part) for part in words.split(batch_size))
         else:
-            inputs = [recognizer_input(word[None]) for word in tensors_of(words, f'{PICTURES} or {BATCH}')]
-            words = [torch.cat(inputs[start:start + batch_size]) for start in range(0, len(inputs), batch_size)]
-        readings = [reading for part in words
+            inputs = (recognizer_input(word[None]) for word in tensors_of(words, f'{PICTURES} or {BATCH}'))
+            parts = map(torch.cat, iter(lambda: list(islice(inputs, batch_size)), []))
+        readings = [reading for part in parts
                     for reading in read_words(self.recognizer, self.vocabulary, part.to(weight.device), beam_width)]
         return readings if with_scores else [string for string, _ in readings]
 

@@ -1,5 +1,4 @@
 """What Linux, macOS and Windows do differently, and how processes end with their parent."""
-import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ def share_heap():
     Otherwise each keeps what it has freed in a heap of its own: a tenth of the memory of a conversion, at no gain in
     time. Call before threads are started.
     """
-    _mallopt((-8, 1))  # M_ARENA_MAX
+    _mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def keep_freed_memory():
@@ -33,15 +32,17 @@ def keep_freed_memory():
     Otherwise it gives large blocks back to the system, which clears every page of the next one: some 5 % of the time of
     training on a CPU.
     """
-    _mallopt((-3, 1 << 30), (-1, 1 << 30))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    # M_MMAP_THRESHOLD: before glibc 2.35 up to 32 MB; M_TRIM_THRESHOLD alone would leave the other at 128 kB for good
+    if _mallopt(-3, 1 << 30) or _mallopt(-3, 1 << 25):
+        _mallopt(-1, 1 << 30)
 
 
-def _mallopt(*settings):
-    """Set (parameter, value) of glibc's malloc; does nothing with another C library."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        for parameter, value in settings:
-            library.mallopt(parameter, value)
+def _mallopt(parameter, value):
+    """Set a parameter of glibc's malloc; returns whether it was, False with another C library."""
+    try:
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
+    except (AttributeError, OSError, TypeError):
+        return False
 
 
 def forget_sizes():
