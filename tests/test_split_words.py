@@ -76,6 +76,16 @@ def test_near_duplicates_of_test_words_are_left_out(words, tmp_path, capsys):
     assert '1 left out as near duplicates' in capsys.readouterr().out
 
 
+def test_letters_of_every_script_are_compared(tmp_path):
+    """All pictures are alike."""
+    labels = ['кафе24', 'бар24', 'ΣΟΦΟΣ', '咖啡', '店', 'cafe\u0301', 'cafe', '?', '!']
+    words = word_list(tmp_path / 'words', [(f'{i}.png', label, 3, 0) for i, label in enumerate(labels)])
+    tests = word_list(tmp_path / 'tests', [(f'{i}.png', label, 3, 0) for i, label in enumerate(
+        ['КАФЕ-24', 'σοφος', '店。', 'CAFÉ', '!'])])
+    train, val = run(tmp_path, '--input', words, '--apart', tests, '--val_share', '0.25')
+    assert sorted(train + val) == ['1.png', '3.png', '6.png', '7.png']
+
+
 def test_training_words_are_apart_from_validation_words(tmp_path):
     twins = word_list(tmp_path / 'twins', [(f'{i}{kind}.png', f'word{i}', i, noise) for i in range(10)
                                            for kind, noise in (('a', 0), ('b', 0.02))])

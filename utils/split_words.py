@@ -3,9 +3,9 @@
     python3 -m utils.split_words --input ./iiit5k_train/gt.txt ./svt_train/gt.txt --apart ./iiit5k_3000/gt.txt
 
 writes `train.odgt` and `val.odgt`, for utils/create_lmdb.py. A word is a near duplicate of another where both have the
-same letters and digits and the cosine of their pictures, grey at 32x16 less their means, is above `--cosine`. A word
-near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to validation, and words
-near one of those are left out of training. Of pairs the high-resolution picture is taken.
+same letters and digits, of any script, and the cosine of their pictures, grey at 32x16 less their means, is above
+`--cosine`. A word near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to
+validation, and words near one of those are left out of training. Of pairs the high-resolution picture is taken.
 """
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ from lib.imaging import read_image
 from lib.options import HelpFormatter
 from lib.runtime.console import first_five, run_command
 from lib.runtime.files import same_file, written_beside
-from lib.vocabulary import normalize
+from lib.vocabulary import composed, is_letter
 from lib.wordsets.word_lists import find_image, open_list
 
 
@@ -74,15 +74,21 @@ def read_list(path, skipped):
     return words
 
 
+def compared(label):
+    """The part of a label that is compared: letters and digits, case ignored; all of one that has none."""
+    label = composed(label).casefold()
+    return ''.join(filter(is_letter, label)) or label
+
+
 def without_near_duplicates(words, others, cosine):
     """The `words` that are not a near duplicate of one of `others`; both [(picture, label, descriptor)]."""
     by_label = defaultdict(list)
     for _, label, vector in others:
-        by_label[normalize(label)].append(vector)
+        by_label[compared(label)].append(vector)
     by_label = {label: np.stack(descriptors) for label, descriptors in by_label.items()}
 
     def near(label, vector):
-        descriptors = by_label.get(normalize(label))
+        descriptors = by_label.get(compared(label))
         return descriptors is not None and float((descriptors @ vector).max()) > cosine
 
     return [word for word in words if not near(*word[1:])]
