@@ -76,8 +76,14 @@ def parse_json(content):
     """{name of the image, '' where the file is of one image: corners of each box} of a JSON file."""
     names = {}
     if isinstance(content, dict) and isinstance(content.get('images'), list):  # COCO
-        names = {image['id']: image['file_name'] for image in content['images']}
-        content = [{**entry, 'file_name': names[entry['image_id']]} for entry in content.get('annotations', [])]
+        try:
+            names = {image['id']: image['file_name'] for image in content['images']}
+            content = [{**entry, 'file_name': names[entry['image_id']]} for entry in content.get('annotations', [])]
+        except KeyError as error:
+            raise ValueError(f'no {error}: give each of "images" an id and a file_name, each of "annotations" the '
+                             'image_id of one of them') from error
+    if not isinstance(content, (dict, list)):
+        raise ValueError(f'{json.dumps(content)[:60]}: give a list of boxes, or an object with them')
     if isinstance(content, dict) and content.keys().isdisjoint(KEYS):
         pairs = [pair for name, value in content.items() for pair in find_polygons(value, name)]
     else:
@@ -110,7 +116,7 @@ def parse_text(text):
             boxes = [box for _, box in find_polygons(json.loads(rest)) if box] if in_json else \
                 [corners_of_line(rest, before_texts)]
             found.setdefault(name, []).extend(boxes)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f'line {number}: {error}') from error
     return found
 
@@ -123,7 +129,7 @@ def read_box_file(path):
         return parse_json(json.loads(text)) if Path(path).suffix.lower() == '.json' else parse_text(text)
     except OSError as error:
         raise OSError(f'--boxes {path}: {error.strerror}') from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f'--boxes {path}: {error}') from error
 
 
