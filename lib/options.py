@@ -51,6 +51,24 @@ class Parser(argparse.ArgumentParser):
         """One line, without the usage of some seventy flags in front."""
         self.exit(2, f'{self.prog}: {message}\n')
 
+    def _read_args_from_files(self, arg_strings):
+        """Put the flags of FILE in the place of each @FILE; argparse itself takes a file that is no text for flags, or
+        ends in an error that does not name it."""
+        flags = []
+        for text in arg_strings:
+            if not text.startswith('@'):
+                flags.append(text)
+                continue
+            try:
+                lines = Path(text[1:]).read_text(encoding='utf-8-sig').splitlines()
+            except UnicodeDecodeError:
+                self.error(f'{text}: not a text file in UTF-8')
+            except OSError as error:
+                self.error(f'{text}: {error.strerror}')
+            in_file = [flag for line in lines for flag in self.convert_arg_line_to_args(line)]
+            flags += self._read_args_from_files(in_file)
+        return flags
+
     def convert_arg_line_to_args(self, line):
         """Several flags on a line of an argument file, and comments from # on."""
         try:
@@ -265,7 +283,7 @@ def check_run(args, require):
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
             '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '
             'with it')
-    several = int(os.environ.get('WORLD_SIZE', 1)) > 1  # as torchrun sets it
+    several = int(os.environ.get('WORLD_SIZE') or 1) > 1  # as torchrun sets it
     require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn and several,
             '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
@@ -317,7 +335,7 @@ def fill_in(args):
 def parse_size(text, parser, flag):
     """'WxH' -> (height, width)."""
     width, _, height = text.lower().partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         parser.error(f'{flag} {text}: give sizes as WIDTHxHEIGHT, for example 32x8')
     return int(height), int(width)
 

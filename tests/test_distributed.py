@@ -242,7 +242,9 @@ def test_what_processes_tell_each_other(tmp_path):
         assert rank.result == ([0, 1, 'x'], True, False, [0.5, 4.0], 0.5)
 
 
-def test_one_process_needs_no_group():
+def test_one_process_needs_no_group(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '')
+    distributed.setup(torch.device('cpu'))
     norm = nn.BatchNorm1d(1)
     assert distributed.rank() == 0 and distributed.world() == 1
     assert distributed.gather([1]) == [1]
@@ -253,7 +255,7 @@ def test_one_process_needs_no_group():
 
 @pytest.mark.parametrize(('name', 'local_rank', 'expected'), [
     ('cuda', '1', 'cuda:1'), ('auto', '2', 'cuda:2'), ('cuda:0', '1', 'cuda:1'), ('cuda:3', None, 'cuda:3'),
-    ('cuda', None, 'cuda'), ('cpu', '1', 'cpu'),
+    ('cuda', None, 'cuda'), ('cuda', '', 'cuda'), ('cpu', '1', 'cpu'),
 ])
 def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected, monkeypatch):
     chosen = []
@@ -261,7 +263,7 @@ def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected
     monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(str(device)))
     monkeypatch.setattr(torch, 'empty', lambda size, device: None)  # there need be no GPU
     monkeypatch.delenv('LOCAL_RANK', raising=False)
-    if local_rank:
+    if local_rank is not None:
         monkeypatch.setenv('LOCAL_RANK', local_rank)
     assert str(pick_device(name)) == expected
     assert chosen == ([expected] if ':' in expected else [])

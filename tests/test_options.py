@@ -23,7 +23,7 @@ BAD_FLAGS = [
     '--grad_clip=nan', '--tpl_clip=-1', '--warmup=-1', '--seed=-1', '--seed=4294967296', '--blocks=0', '--maps=0',
     '--disc_maps=0', '--save_every=0', '--tpl_weight=-1', '--tpl_weight=inf', '--vgg_weight=nan', '--augmentation=1.5',
     '--amp=fp8', '--augmentation=-1', '--degradation=jpeg', '--arch=edsr', '--voc_type=DIGITS', '--beam_width=0',
-    '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8',
+    '--blur_w=0', '--blur_h=-1', '--lr_sizes=32', '--lr_sizes=0x8', '--lr_sizes=32x-8', '--lr_sizes=²x8',
     '--heigth=32', '--ema=1', '--ema=-0.1', '--ema=nan', '--decay_steps=-1', '--teacher_dropout=1',
     '--teacher_dropout=-0.1', '--content_weight=0 --arch=srresnet',
     '--finetune_aster --arch=srresnet', '--tpl_anchor=0.5 --arch=srgan', '--tpl_perturbation=0.5 --tpl_weight=0',
@@ -90,6 +90,14 @@ def test_a_file_of_flags_with_an_open_quotation(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_args([f'@{tmp_path / "recipe.txt"}'])
     assert "--logs_dir 'a b" in capsys.readouterr().err
+
+
+def test_a_file_of_flags_that_is_no_text(tmp_path, capsys):
+    (tmp_path / 'recipe.txt').write_text(f'@{SRRESNET_PATH}')
+    for name in (SRRESNET_PATH, tmp_path / 'recipe.txt'):
+        with pytest.raises(SystemExit):
+            parse_args([f'@{name}'])
+        assert capsys.readouterr().err == f'main.py: @{SRRESNET_PATH}: not a text file in UTF-8\n'
 
 
 def test_a_new_recognizer_of_half_the_channels():
@@ -227,6 +235,7 @@ def test_exported_weights_are_no_run(run, tmp_path):
 
 
 def test_one_word_is_no_batch_for_the_recognizer(run, capsys, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '')
     for more in ([], ['--sync_bn']):  # there are no other processes
         with pytest.raises(SystemExit):
             run('--arch', 'aster', '--batch_size', '1', *more)

@@ -17,7 +17,7 @@ def pick_device(name):
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
-        if device.type == 'cuda' and 'LOCAL_RANK' in os.environ:
+        if device.type == 'cuda' and os.environ.get('LOCAL_RANK'):
             device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
         if device.index is not None and device.type == 'cuda':
             torch.cuda.set_device(device)  # what is made on 'cuda' is made there

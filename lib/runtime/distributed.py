@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def setup(device):
     """Join the process group that torchrun announces: gloo for what is on the CPU, nccl for what is on CUDA."""
-    if 'WORLD_SIZE' in os.environ and not dist.is_initialized():
+    if os.environ.get('WORLD_SIZE') and not dist.is_initialized():
         dist.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
 
 
