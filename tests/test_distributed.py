@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import processes
+from helpers import TINY_ASTER, processes
 from torch import nn
 
 import main
 from lib import build, trainers
 from lib.checkpoint import load_checkpoint, load_generator
+from lib.models.aster import Aster
 from lib.runtime import distributed
 from lib.runtime.device import pick_amp, pick_device
 
@@ -240,6 +241,16 @@ def _reduce(_):
 def test_what_processes_tell_each_other(tmp_path):
     for rank in in_two_processes(tmp_path, _reduce, None):
         assert rank.result == ([0, 1, 'x'], True, False, [0.5, 4.0], 0.5)
+
+
+def test_constants_are_not_averaged(monkeypatch):
+    """The sum of three equal numbers, divided by three, may differ from them in its last bit."""
+    monkeypatch.setattr(distributed, 'world', lambda: 3)
+    monkeypatch.setattr(dist, 'all_reduce', lambda buffer: buffer.mul_(3))
+    tps = Aster(**TINY_ASTER).tps
+    before = {name: buffer.clone() for name, buffer in tps.named_buffers()}
+    distributed.average_buffers(tps)
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in tps.named_buffers())
 
 
 def test_one_process_needs_no_group(monkeypatch):

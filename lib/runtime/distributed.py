@@ -55,10 +55,11 @@ def average_buffers(network):
     """Average the batch norm statistics of a network over the processes, each of which has seen its own batches."""
     if world() == 1:
         return
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world()
+    for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+        for buffer in norm.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= world()
 
 
 def wrap(network, device, sync_bn=False):
