@@ -9,6 +9,7 @@ import lmdb
 import pytest
 
 import lib.wordsets.lmdb_writer
+from lib.runtime import system
 from lib.wordsets.lmdb_writer import LmdbWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,6 +229,29 @@ def test_killed(old):
         run('with LmdbWriter(path, force=True) as w: pass', path)
         assert os.path.basename(writer.partial) in os.listdir(path.parent)
     assert os.listdir(path.parent) == ['old']
+
+
+@pytest.mark.parametrize('module, step, removed', [
+    (lib.wordsets.lmdb_writer, 'hold', True), (system.fcntl, 'flock', True), (lib.wordsets.lmdb_writer, 'hold', False)])
+def test_a_new_folder_that_another_writer_takes_for_a_leftover(tmp_path, monkeypatch, module, step, removed):
+    """It is removed before it is opened to be locked, or after, or the other has only locked it yet."""
+    path, function, locks = tmp_path / 'set', getattr(module, step), []
+
+    def late(*arguments):
+        monkeypatch.undo()
+        if removed:
+            LmdbWriter(path)._remove_leftovers()
+        else:
+            locks.append(system.hold(*tmp_path.iterdir()))
+        return function(*arguments)
+
+    monkeypatch.setattr(module, step, late)
+    with LmdbWriter(path) as writer:
+        for lock in locks:
+            os.close(lock)
+        LmdbWriter(path)._remove_leftovers()  # removes the first folder, and not that which is in use
+        writer.add('a', image=b'1')
+    assert len(read(path)) == 3 and os.listdir(tmp_path) == ['set']
 
 
 @pytest.mark.parametrize('count', [1, 2000])

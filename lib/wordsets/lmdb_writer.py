@@ -57,7 +57,7 @@ class LmdbWriter:
         self._remove_leftovers()
         os.mkdir(self.partial)
         try:
-            self._lock = hold(self.partial)  # tells other writers that this folder is in use
+            self._lock = self._hold_partial()
             if self.append and os.path.exists(self._data(self.path)):
                 self._copy_existing()
             self._env = lmdb.open(self.partial, map_size=FIRST_MAP_SIZE, sync=False, meminit=False)
@@ -175,6 +175,22 @@ class LmdbWriter:
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
+
+    def _hold_partial(self):
+        """Locks the unfinished folder, which tells other writers that it is in use; returns what `hold` does.
+
+        Until then another writer may take it for a leftover and remove it: then one of another name is made, as that
+        writer may not be done with this one.
+        """
+        for attempt in range(1, 10):
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                lock = hold(self.partial)
+                if os.path.exists(self.partial):
+                    return lock
+                os.close(lock)  # it was removed after it had been opened
+            self.partial = f'{self.path}.partial-{os.getpid()}-{attempt}'
+            os.mkdir(self.partial)
+        return hold(self.partial)
 
     def _remove_leftovers(self):
         """Removes the unfinished folders of processes that were killed: those that nobody holds a lock on."""
