@@ -165,6 +165,7 @@ def test_results_of_one_image_need_no_name(tmp_path):
     ('x.json', '[{"file_name": "a.jpg", "bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4]}]', 'give .*file_name'),
     ('x.json', '[{"rect": [1, 2, 3, 4]}]', 'no boxes under the keys rect'),
     ('x.json', '{"shapes": [{"points": [[5, 5], [9, 9]], "shape_type": "circle"}]}', 'circle: give rectangles'),
+    ('x.json', f'[[{10 ** 400}, 1, 2, 2]]', 'x.json: .*too large'),
     ('x.json', '[' * 100_000, 'x.json: .*JSON array'), ('x.txt', 'a.jpg\t' + '[' * 100_000, 'line 1: .*JSON array'),
     *(('x.json', text, f'x.json: {text}: give a list') for text in ('null', '5', '"10,20,30,10"')),
     ('x.json', '{"images": [{"id": 1}]}', "no 'file_name': give each"),

@@ -129,7 +129,7 @@ def read_box_file(path):
         return parse_json(json.loads(text)) if Path(path).suffix.lower() == '.json' else parse_text(text)
     except OSError as error:
         raise OSError(f'--boxes {path}: {error.strerror}') from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f'--boxes {path}: {error}') from error
 
 
