@@ -51,14 +51,16 @@ class Parser(argparse.ArgumentParser):
         """One line, without the usage of some seventy flags in front."""
         self.exit(2, f'{self.prog}: {message}\n')
 
-    def _read_args_from_files(self, arg_strings):
+    def _read_args_from_files(self, arg_strings, inside=()):
         """Put the flags of FILE in the place of each @FILE; argparse itself takes a file that is no text for flags, or
-        ends in an error that does not name it."""
+        ends in an error that does not name it. inside: the files that these strings are in."""
         flags = []
         for text in arg_strings:
             if not text.startswith('@'):
                 flags.append(text)
                 continue
+            if text in inside:
+                self.error(f'{text}: the file names itself')
             try:
                 lines = Path(text[1:]).read_text(encoding='utf-8-sig').splitlines()
             except UnicodeDecodeError:
@@ -66,7 +68,7 @@ class Parser(argparse.ArgumentParser):
             except OSError as error:
                 self.error(f'{text}: {error.strerror}')
             in_file = [flag for line in lines for flag in self.convert_arg_line_to_args(line)]
-            flags += self._read_args_from_files(in_file)
+            flags += self._read_args_from_files(in_file, (*inside, text))
         return flags
 
     def convert_arg_line_to_args(self, line):

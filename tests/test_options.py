@@ -100,6 +100,15 @@ def test_a_file_of_flags_that_is_no_text(tmp_path, capsys):
         assert capsys.readouterr().err == f'main.py: @{SRRESNET_PATH}: not a text file in UTF-8\n'
 
 
+def test_a_file_of_flags_that_names_itself_is_told(tmp_path, capsys):
+    own, other = tmp_path / 'own.txt', tmp_path / 'other.txt'
+    own.write_text(f'--lr 1e-3\n@{other}\n')
+    other.write_text(f'@{own}\n')
+    with pytest.raises(SystemExit):
+        parse_args([f'@{own}'])
+    assert capsys.readouterr().err == f'main.py: @{own}: the file names itself\n'
+
+
 def test_a_new_recognizer_of_half_the_channels():
     """It has the sizes of the shipped one."""
     args = parse_args(['--arch', 'aster', '--aster_path', 'none', '--aster_width', '16', '--train_data_dir', 'x'])

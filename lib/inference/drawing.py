@@ -40,7 +40,7 @@ def font(size, others=''):
     Where there is no fontconfig, as on Windows, or no such font, they are drawn as boxes.
     """
     if others:
-        pattern = ':scalable=true:charset=' + ' '.join(f'{ord(character):x}' for character in others)
+        pattern = ':scalable=true:charset=' + ' '.join(f'{ord(character):x}' for character in 'Aa0' + others)
         with suppress(OSError, ValueError, subprocess.CalledProcessError):
             found = subprocess.run(['fc-match', '--format', '%{file}\t%{index}', pattern], stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, check=True).stdout
