@@ -78,6 +78,7 @@ def place(tmp_path_factory):
     for name in ('SynthText/gt.mat', 'syntax_crop.odgt', 'syntax_crop_128x32.odgt', 'dataset/lists/train.odgt',
                  'dataset/lists/val.odgt', 'dataset/lists_new/train.odgt', 'dataset/lists_new/val.odgt',
                  'dataset/lists/all.odgt', 'real/textzoom_train2/pairs_train.txt',
+                 'dataset/own_lists/train.odgt', 'dataset/own_lists/val.odgt',
                  'dataset/ic13_1015/data.mdb', 'ic13/gt.txt', 'word.png', 'photos/a.png', 'photo.jpg', 'boxes.txt',
                  'demo_pics/words/gt.txt'):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
