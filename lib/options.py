@@ -178,7 +178,7 @@ def build_parser():
     run.add_argument('--log_every', type=int, default=0,
                      help='steps between two readings of the losses, which wait for the device; each reading logs all '
                           'steps since the last and stops at a loss that is not finite; 0: 10 on CUDA, else 1')
-    run.add_argument('--save_every', type=int, default=500, help='steps between checkpoints, beside one each epoch')
+    run.add_argument('--save_every', type=int, default=500, help='steps between checkpoints, besides one each epoch')
 
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')

@@ -12,7 +12,7 @@ def conv_of_shuffled(conv, x):
     """`conv`, of a large kernel and few output maps, after a pixel shuffle: x (N, 4 C, H, W) -> (N, maps, 2 H, 2 W).
 
     On CPUs, whose units want many output maps, the pixels stay maps: one convolution of x gives the four pixels of each
-    place, which are shuffled at last. Forward and backward this takes two thirds of the time in float32.
+    place, which are shuffled at last. Forward and backward this takes three quarters of the time in float32.
     """
     if x.device.type != 'cpu':
         return conv(F.pixel_shuffle(x, 2))
