@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,18 @@ def test_folders_with_a_file_for_each_image(tmp_path, name, content):
     assert found(tmp_path, 'a.jpg', 'b.jpg') == [[SLANTED], []]
     with pytest.raises(ValueError, match='1 of 1 images without boxes: b.jpg; give files called NAME, gt_NAME'):
         found(tmp_path, 'b.jpg')
+
+
+@pytest.mark.parametrize('is_folder, count', [(True, 3000), (False, 12_000)])
+def test_many_images_that_share_a_name(tmp_path, is_folder, count):
+    """Frames of videos: the time must not grow with the square of their number."""
+    images = [(Path(f'/v{number}/1.png'), Path(f'v{number}/1.png')) for number in range(count)]
+    (tmp_path / '1.txt').write_text('10,20,30,10')
+    (tmp_path / 'all.txt').write_text(''.join(f'w{number}/1.png\t10,20,30,10\n' for number in range(count)))
+    boxes, started = Boxes(tmp_path if is_folder else tmp_path / 'all.txt'), time.process_time()
+    with pytest.raises(ValueError, match=f'{count} images with several names or sharing one'):
+        boxes.match(images)
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize('points', [[[10, 20], [40, 30]], [[40, 30], [10, 20]], [[10, 30], [40, 20]]])

@@ -147,7 +147,7 @@ def match_names(images, names):
     Returns:
         ({image: name}, images for which several names, or with which others, are as good, and these names).
     """
-    by_end, candidates, ambiguous, unclear = {}, {}, [], set()
+    by_end, candidates, ambiguous, shared, unclear = {}, {}, [], set(), set()
     names = set(names)
     for name in sorted(names):
         for end in ends(name):
@@ -157,7 +157,7 @@ def match_names(images, names):
         fitting = [end] if end in names else by_end.get(end, [])
         if len(fitting) > 1:
             ambiguous.append(image)
-            unclear.update(fitting)
+            shared.add(end)
         elif fitting:
             candidates.setdefault(fitting[0], []).append((len(end), image))
     matched = {}
@@ -169,7 +169,7 @@ def match_names(images, names):
             unclear.add(name)
         else:
             matched[best[0]] = name
-    return matched, ambiguous, unclear
+    return matched, ambiguous, unclear.union(*(by_end[end] for end in shared))
 
 
 class Boxes:
@@ -221,7 +221,8 @@ class Boxes:
             if file:
                 fitting.setdefault(file, []).append((Path(end) == name, path))
         for file, members in fitting.items():
-            best = [path for in_full, path in members if in_full == max(members)[0]]
+            named_in_full = any(in_full for in_full, _ in members)
+            best = [path for in_full, path in members if in_full == named_in_full]
             if len(best) > 1:
                 ambiguous += best
             else:
