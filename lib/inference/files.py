@@ -1,6 +1,7 @@
 """Which images a conversion takes, and the names and places of its results. Needs no torch."""
 import json
 import os
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -98,8 +99,8 @@ def find_images(sources, recursive=False, results=()):
 def output_names(names):
     """The names of the results, a list: each image's own with .png; images that would share one keep their suffix.
 
-    Told apart, also from the folders of others, as file systems do that ignore case. Names are cut so that nothing
-    beside them gets too long.
+    Told apart, also from the folders of others, as file systems do that ignore case. Long names are cut, and end with a
+    checksum of the whole, so that nothing beside them gets too long.
     """
     def key(name):
         return str(name.with_suffix('')).casefold()
@@ -108,8 +109,9 @@ def output_names(names):
     used = {key(folder) for name in names for folder in name.parents if folder.suffix.lower() == '.png'}
     for place, name in sorted(enumerate(names), key=lambda entry: sharing[key(entry[1])]):  # those with their own first
         stem = name.stem if sharing[key(name)] == 1 else name.name
-        if len(os.fsencode(stem)) > MAX_NAME:
-            stem = os.fsencode(stem)[:MAX_NAME].decode('utf-8', 'ignore')
+        whole = os.fsencode(stem)
+        if len(whole) > MAX_NAME:  # the checksum tells apart those that begin alike
+            stem = f"{whole[:MAX_NAME - 9].decode('utf-8', 'ignore')}-{zlib.crc32(whole):08x}"
         while str(name.parent / stem).casefold() in used:
             stem += '_'
         used.add(str(name.parent / stem).casefold())
