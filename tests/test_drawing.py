@@ -21,6 +21,7 @@ from lib.inference.drawing import (
     stack,
     with_boxes,
 )
+from lib.vocabulary import Vocabulary
 
 
 def count(picture, color):
@@ -73,6 +74,10 @@ def test_letters_outside_ascii_are_drawn_where_a_font_has_them(pair, monkeypatch
 
 def test_without_a_label_no_letter_is_wrong():
     assert mark_letters('a_b', None) == [('a', True), ('_', True), ('b', True)]
+
+
+def test_a_letter_that_is_compared_as_two_is_right():
+    assert all(right for _, right in mark_letters('großen', 'GROSSEN', Vocabulary(alphabet='egnorsß').normalize))
 
 
 def test_a_missing_letter_stands_in_its_place():

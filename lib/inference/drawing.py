@@ -57,8 +57,8 @@ def mark_letters(text, label, normalize=normalize):
     """
     if label is None:
         return [(character, True) for character in text]
-    places = [place for place, character in enumerate(text) if normalize(character)]
-    read = [normalize(text[place]) for place in places]
+    counted = [(place, letter) for place, character in enumerate(text) for letter in normalize(character)]  # ß: s, s
+    places, read = [place for place, _ in counted], [letter for _, letter in counted]
     wrong, missing = set(), {}
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, read, list(normalize(label)), autojunk=False).get_opcodes():
         if kind != 'equal':
