@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.wordsets.rendering import fonts as font_tools
 from lib.wordsets.rendering import labels, styles
 from lib.wordsets.rendering.fonts import LETTERS, PRINTABLE, Font
+from lib.wordsets.rendering.shapes import project
 from utils import render_words
 
 SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'utils', 'render_words.py')
@@ -138,6 +139,16 @@ def test_the_label_is_what_is_drawn(monkeypatch):
         whole = ''.join(drawn)
         assert whole in (label, label * 2)  # twice with an outline
         assert label == label.upper() and set(label) <= set(caps.chars)
+
+
+@pytest.mark.parametrize('ink', [0, 15, 60])
+def test_small_hairlines_are_cut_out_too(ink):
+    """Letters of a few pixels that cover none of them, or of which nothing is left."""
+    word = Image.new('L', (40, 20))
+    word.paste(ink, (10, 8, 30, 13))
+    for seed in range(60):
+        crop = project(word, np.random.default_rng(seed), 8)
+        assert crop.shape[0] == 8 and (crop.max() > 0.6 * ink or not ink)
 
 
 def test_fonts_are_checked(tmp_path):

@@ -115,8 +115,9 @@ def mesh(layers, size, back, cell=12):
 def project(layers, rng, crop_height):
     """Turns, slants and tilts the word and cuts a loose box of `crop_height` around it; uint8 (H, W, 3)."""
     ink = np.asarray(layers.getchannel(min(1, len(layers.getbands()) - 1)))
-    cols = np.nonzero(ink.max(0) > 60)[0]
-    below = ink[:, cols] > 60
+    least = 61 if ink.max() > 60 else ink.max() / 2  # small hairlines never cover a pixel
+    cols = np.nonzero(ink.max(0) >= least)[0]
+    below = ink[:, cols] >= least
     points = np.concatenate([np.stack([cols, below.argmax(0)], 1),
                              np.stack([cols, len(ink) - 1 - below[::-1].argmax(0)], 1)]).astype(float)
     middle, reach = (points.min(0) + points.max(0)) / 2, np.ptp(points[:, 0]) / 2 + 1
@@ -150,6 +151,8 @@ def project(layers, rng, crop_height):
 def neighbour(layers, rng):
     """Feet of a line above, or heads of a line below, in the free rows of the crop: the word's own, shifted aside."""
     rows = np.nonzero(layers.reshape(len(layers), -1).max(1) > 20)[0]
+    if not len(rows):
+        return
     above, below = rows[0], len(layers) - 1 - rows[-1]
     strip = int(max(above, below) * rng.uniform(0.3, 0.8))
     if strip < 2 or strip > len(rows) // 3:
