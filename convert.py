@@ -95,19 +95,20 @@ def run(args, converter, images, unread):
 
     from lib.inference import report
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
-    rows, left, problems, status = [], images, dict(unread), 0
+    rows, left, problems, status, done = [], images, dict(unread), 0, 0
     if args.skip_existing:
         try:
             rows, left = report.go_on(images, args, converter, say)
         except (OSError, ValueError) as error:
             say(f'convert.py: error: {error}')
             return 2
-    known = len({row.result for row in rows})
     try:
         with tqdm(total=len(left), unit='image', disable=None, dynamic_ncols=True) as bar:
             converter.done = bar.update
             for jobs in windows(left, converter, problems, bar):
-                rows += converter.convert(jobs)
+                converted = converter.convert(jobs)
+                rows += converted if args.metrics else []  # else nothing needs them, and they may be millions
+                done += len(jobs)
                 if not args.measured:
                     report.print_readings(jobs, tqdm.write)
     except (KeyboardInterrupt, SystemExit) as stop:  # Ctrl-C, SIGTERM
@@ -115,8 +116,7 @@ def run(args, converter, images, unread):
     except OSError as error:
         say(f'convert.py: error: {error}')
         status = 1
-    done = len({row.result for row in rows}) - known
-    if done:
+    if rows and done:
         try:
             report.report(rows, problems, args, converter.vocabulary)
         except OSError as error:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,23 @@ for flags in (['--help'], ['word.png', '--boxes', 'missing.txt'], [], ['missing.
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
                           env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.stdout.splitlines()[-4:] == ['0 set()', '2 set()', '2 set()', '2 set()'], done.stderr
+
+
+def test_without_figures_no_rows_are_kept(run, tmp_path, read_as_sale, monkeypatch):
+    """A folder may have millions of pictures."""
+    rows, convert_window = [], conversion.Converter.convert
+
+    def watched(self, jobs):
+        assert not any(row() for row in rows[:-1])  # of the windows before the last one
+        made = convert_window(self, jobs)
+        rows.extend(map(weakref.ref, made))
+        return made
+
+    monkeypatch.setattr(conversion.Converter, 'convert', watched)
+    for name in ('a.png', 'b.png', 'c.png'):
+        photo((16, 8)).save(tmp_path / name)
+    status, printed, reported = run('a.png', 'b.png', 'c.png', '--batch_size', 1)
+    assert (status, len(rows)) == (0, 3) and '3 of 3 images' in reported
 
 
 def test_strings_stand_beside_the_names(run, tmp_path, read_as_sale, generators):

@@ -3,7 +3,10 @@ import os
 import pickle
 import shutil
 import tempfile
+import tracemalloc
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +177,24 @@ def test_labels_empty_too_long_or_outside_the_vocabulary(tiny_lmdb):
     testing = LmdbDataset([path])
     assert len(testing) == 7 and [i for i in range(7) if testing[i].error] == [1]
     assert 'label-000000002 is empty' in testing[1].error and testing[2].label == 'a' * 101
+
+
+def test_memory_of_many_words():
+    """Of each word to train on eight bytes are kept: sets have millions."""
+    class Folder:
+        count = 50_000
+
+        def all_labels(self):
+            return repeat(b'word', self.count)
+
+    tracemalloc.start()
+    try:
+        numbers = LmdbDataset._of_length(SimpleNamespace(outside=0), Folder(), 100, 'dorw')
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert numbers.dtype == np.int64 and numbers[[0, -1]].tolist() == [1, Folder.count]
+    assert peak < 24 * Folder.count  # while it is made
 
 
 def test_no_word_of_that_length(tiny_lmdb):

@@ -1,5 +1,6 @@
 """Word images and labels in LMDB folders, in the usual keys and in TextZoom's paired ones."""
 import os
+from array import array
 from typing import NamedTuple, Optional
 
 import lmdb
@@ -138,13 +139,13 @@ class LmdbDataset(Dataset):
 
     def _of_length(self, folder, max_len, characters):
         """The numbers of the records to train on. A damaged label stays in, to be reported when it is read."""
-        kept, known = [], set(characters or ())
+        kept, known = array('q'), set(characters or ())  # of millions, a list would take five times the memory
         for number, value in enumerate(folder.all_labels(), 1):
             label = '?' if value is None else value.decode('utf-8', 'replace')
             if label.strip() and len(label) <= max_len:
                 kept.append(number)
                 self.outside += bool(known) and not known.issuperset(composed(label))
-        return np.array(kept, dtype=np.int64)
+        return np.array(kept)
 
     def __len__(self):
         return int(self._ends[-1])

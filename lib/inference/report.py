@@ -35,13 +35,12 @@ def print_readings(jobs, write):
 
 
 def report(rows, problems, args, vocabulary):
-    """Print the figures; save them, the page and the sheets where they are wanted."""
+    """Print and save the figures; save the page and the sheets where they are wanted."""
     summary = summarize([row for row in rows if not row.box])
     text = method_table(summary, TITLES)
     if text:
         print(text, flush=True)
-    if args.metrics:
-        save_metrics(rows, summary, problems, settings_of(args), args.out_path)
+    save_metrics(rows, summary, problems, settings_of(args), args.out_path)
     if args.drawings:
         save_page(rows, args.drawings, args.folders, vocabulary.normalize)
     if args.sheets:
