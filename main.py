@@ -93,6 +93,7 @@ def train(args, evaluation, state=None):
     if 'recognizer' in trainer.networks:
         evaluation.recognizer = trainer.network('recognizer')  # its moving average, where there is one
     size_lr = (args.height // args.ds_scale, args.width // args.ds_scale)
+    chosen_by = args.arch if args.arch != 'aster' else 'bicubic' if args.read_reduced else 'none'  # best.pth
     log_every = args.log_every or (10 if device.type == 'cuda' else 1)
     torch.backends.cudnn.benchmark = not args.deterministic  # batches have few sizes; those of a test have many
 
@@ -113,7 +114,7 @@ def train(args, evaluation, state=None):
                 with interruption.at_once():
                     entry.update(engine.validate(evaluation, args.val_sets, size_lr, methods, log, progress.iteration))
             progress.next_epoch()
-            accuracy = entry.get(f'{args.arch}/accuracy', entry.get('none/accuracy', -1.0))
+            accuracy = entry.get(f'{chosen_by}/accuracy', -1.0)
             if accuracy > progress.best:
                 progress.best = accuracy
                 run.save('best.pth')

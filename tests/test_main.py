@@ -76,6 +76,17 @@ def test_cudnn_searches_for_kernels_in_training_alone(flags, tmp_path, monkeypat
     assert seen == [('train_one_epoch', True), ('validate', True), ('test', False)]
 
 
+@pytest.mark.parametrize('more, method', [([], 'srgan'), (['--arch=aster'], 'none'),
+                                          (['--arch=aster', '--read_reduced'], 'bicubic')])
+def test_the_best_weights_are_chosen_by_what_is_trained(more, method, flags, tmp_path, monkeypatch):
+    names = [f'{name}/accuracy' for name in ('none', 'bicubic', 'srgan')]
+    figures = iter({**dict.fromkeys(names, others), f'{method}/accuracy': own}
+                   for others, own in ((0.1, 0.4), (0.9, 0.2)))
+    monkeypatch.setattr(engine, 'validate', lambda *_: next(figures))
+    assert run(flags, tmp_path, '--val_data_dir', flags[1], *more) == 0
+    assert load_checkpoint(tmp_path / 'best.pth')['progress']['best'] == 0.4
+
+
 def run(flags, folder, *more):
     return main.main([*flags, '--logs_dir', str(folder), *more])
 
