@@ -34,6 +34,15 @@ def test_lines_as_detectors_write_them(tmp_path, line, corners):
     assert found(tmp_path / 'boxes.txt', 'any.jpg') == [[corners]]
 
 
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_no_character_of_a_string_ends_a_line(tmp_path, end):
+    for string in ('SA\u2028LE', 'SA\x85LE'):
+        for line in (f'{QUAD},{string}', f'a.jpg\t[{{"transcription": "{string}", "points": {WORD}}}]'):
+            line = line.replace('(', '[').replace(')', ']')
+            (tmp_path / 'boxes.txt').write_bytes(f'{line}{end}{line}{end}'.encode())
+            assert found(tmp_path / 'boxes.txt', 'a.jpg') == [[WORD, WORD]]
+
+
 @pytest.mark.parametrize('text, others', [
     ('1,000', ''), ('007', ''), ('1,000,000', ''), ('1,234,567', ''), ('1,234', f'{QUAD},SALE'),
     ('12,50', f'{QUAD},###'),

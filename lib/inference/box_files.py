@@ -104,7 +104,7 @@ def parse_text(text):
     What begins with four numbers has no name; a name ends at a tab, else behind the suffix of an image.
     """
     lines, found = [], {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split('\n'), 1):  # splitlines would cut inside of strings too
         named = None if re.match(FOUR, line) else NAMED.match(line)
         name, rest = ((named['tab'] or named['suffix']).strip(), named['boxes']) if named else ('', line.strip())
         if rest:
