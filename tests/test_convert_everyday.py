@@ -266,6 +266,26 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
     assert np.abs(np.asarray(read_image(tmp_path / 'own/a.png')) - whole).max() <= 1
 
 
+def test_measured_with_words_each_method_enlarges_the_whole(run, tmp_path):
+    photo((400, 300)).save(tmp_path / 'a.png')
+    flags = ('a.png', '--ds_scale', 4, '--methods', 'bicubic', 'textsr', '--no_read')
+    for folder, words in (('whole', ()), ('words', ('--zoom', '40,30,80,20'))):
+        assert run(*flags, '-o', folder, *words)[0] == 0
+    whole, words = (np.asarray(Image.open(tmp_path / folder / 'textsr/a.png')) for folder in ('whole', 'words'))
+    assert (whole == words).all()
+
+
+def test_a_background_is_a_network_of_its_own(run, tmp_path, generators):
+    photo((400, 300)).save(tmp_path / 'a.png')
+    flags = ('a.png', '--no_read', '--zoom', '40,30,80,20')
+    for folder, background in (('textsr', f'textsr={ROOT / "weights/srgan.pth"}'), ('srgan', 'srgan')):
+        assert run(*flags, '--background', background, '-o', folder)[0] == 0
+    assert (tmp_path / 'textsr/a.png').read_bytes() == (tmp_path / 'srgan/a.png').read_bytes()
+    assert run(*flags, '--methods', f'a={generators[4]}', '--background', 'a', '-o', 'method')[0] == 0
+    status, _, reported = run(*flags, '--background', f'textsr={generators[2]}')
+    assert status == 2 and f'--background textsr: {generators[2]}: enlarges 2 times' in reported
+
+
 def test_a_photograph_whose_words_all_lie_outside_is_left_out(run, tmp_path):
     photo((400, 300)).save(tmp_path / 'a.png')
     status, _, reported = run('a.png', '--zoom', '999,0,5,5')

@@ -21,9 +21,13 @@ def load(flag, path, loader, device):
 
 def build_enlargers(args, device):
     """{method: Method}, all of one scale, and the Method of --background, None without."""
-    paths = {**({args.background_name: args.background_path} if args.background else {}), **args.paths}
+    paths, ground = dict(args.paths), None
+    if args.background:  # one of the methods, or a network of its own, under the name None
+        ground = args.background_name if args.paths.get(args.background_name, '') == args.background_path else None
+        paths[ground] = args.background_path
     flags = {name: f'--{name}_path' if path == getattr(args, f'{name}_path', None) else f'--methods {name}:'
-             for name, path in paths.items()}
+             for name, path in args.paths.items()}
+    flags.setdefault(ground, f'--background {args.background_name}:')
     generators = {name: load(flags[name], path, load_generator, device) for name, path in paths.items() if path}
     scales = {name: generator.scale for name, generator in generators.items()}
     scale = args.ds_scale if args.ds_scale > 1 else next((scales[name] for name in args.paths if name in scales), 4)
@@ -33,7 +37,7 @@ def build_enlargers(args, device):
             raise ValueError(f'{flags[name]} {paths[name]}: enlarges {scales[name]} times; {other}')
     amp = pick_amp(args.amp, device)
     enlargers = {name: Method(generators.get(name), scale, device, amp) for name in paths}
-    return {name: enlargers[name] for name in args.paths}, enlargers.get(args.background_name)
+    return {name: enlargers[name] for name in args.paths}, enlargers[ground] if args.background else None
 
 
 def build_reader(args, device):

@@ -100,7 +100,7 @@ def complete(args):
     args.paths = method_paths(args.methods or (compared if measured else ['textsr']), own)
     if args.background is None and not measured:
         args.background = BICUBIC
-    background = method_paths([args.background or BICUBIC], own, '--background')
+    background = method_paths([args.background or BICUBIC], {**own, **args.paths}, '--background')
     (args.background_name, args.background_path), = background.items()
     args.words = Boxes(args.boxes) if args.boxes not in (None, 'auto') else None
 
