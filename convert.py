@@ -94,6 +94,7 @@ def run(args, converter, images, unread):
     from tqdm import tqdm
 
     from lib.inference import report
+    from lib.runtime.device import is_out_of_memory
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Pillow refuses what is twice as large
     rows, left, problems, status, done = [], images, dict(unread), 0, 0
     if args.skip_existing:
@@ -115,6 +116,11 @@ def run(args, converter, images, unread):
         status = getattr(stop, 'code', 130)
     except OSError as error:
         say(f'convert.py: error: {error}')
+        status = 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say('convert.py: error: out of memory; a smaller --batch_size needs less')
         status = 1
     if rows and done:
         try:

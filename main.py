@@ -22,7 +22,7 @@ from lib import build, engine
 from lib.datasets.loading import DataWorkerDied
 from lib.inference.enlarging import Method
 from lib.runtime import distributed
-from lib.runtime.device import pick_amp, pick_device
+from lib.runtime.device import is_out_of_memory, pick_amp, pick_device
 from lib.runtime.interruption import Interrupted, Interruption
 from lib.runtime.logs import RunLog
 from lib.runtime.system import keep_freed_memory
@@ -58,6 +58,12 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f'main.py: {error}', file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f'main.py: out of memory; a smaller {"--test_batch_size" if args.test else "--batch_size"} or smaller '
+              'sizes of images need less', file=sys.stderr)
+        return 1
     except Interrupted as stop:  # of all processes at the same step
         together = True
         print(f'main.py: {stop}; go on with --resume', file=sys.stderr)

@@ -380,3 +380,12 @@ def test_an_interruption_keeps_what_is_done(run, folder, tmp_path, interrupt_at,
     status, printed, _ = run(folder, '--batch_size', 1)
     assert status == expected and '1 of 3 images' in printed
     assert {row['image'] for row in table(tmp_path)} == {'0.png'}
+
+
+def test_too_little_memory_keeps_what_is_done(run, folder, interrupt_at):
+    for number in range(3):
+        photo().save(folder / f'{number}.png')
+    interrupt_at('1.png', RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    status, printed, reported = run(folder, '--batch_size', 1)
+    assert status == 1 and '1 of 3 images' in printed
+    assert 'convert.py: error: out of memory; a smaller --batch_size needs less\n' in reported

@@ -162,6 +162,16 @@ def test_nothing_to_train_on(flags, tmp_path, capsys):
     assert f'main.py: {data}: too few words of the epoch could be read for one step' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('more', [[], ['--test', '--methods', 'bicubic']])
+def test_too_little_memory_is_told_in_one_line(flags, tmp_path, tiny_lmdb, capsys, monkeypatch, more):
+    monkeypatch.setattr(engine, 'make_loader', lambda *_, **__: torch.empty(2 ** 50))
+    monkeypatch.setattr('lib.build.make_loader', lambda *_, **__: torch.empty(2 ** 50))
+    folders = ['--test_data_dir', tiny_lmdb('test')] if more else []
+    assert main.main([*flags, '--logs_dir', str(tmp_path / 'run'), *folders, *more]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f'main.py: out of memory; a smaller {"--test_batch_size" if more else "--batch_size"} or')
+
+
 def test_testing_counts_what_could_be_read(flags, tmp_path, capsys):
     data, ruin = damaged(tmp_path, (3, 8)), damaged(tmp_path, range(1, 9), 'ruin')
     test = ['--test', '--methods', 'bicubic', '--test_data_dir']

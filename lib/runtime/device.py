@@ -52,3 +52,8 @@ def loss_scaler(amp, device):
     if device.type != 'cuda':
         raise ValueError(f'--amp fp16: needs torch 2.3 on {device.type}; this is {torch.__version__}')
     return torch.cuda.amp.GradScaler()
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that the memory of the device or of the machine does not suffice."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or 'DefaultCPUAllocator' in str(error)
