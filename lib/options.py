@@ -12,6 +12,7 @@ ASTER_PATH = str(WEIGHTS / 'aster_half.pth')
 # The generators that tests compare with bicubic where none are named, by --ds_scale. Of those for 4 the first two are
 # for the published protocol, words reduced to 32x8, the last for small pictures as they come.
 TESTED = {4: ('srgan', 'textsr_32x8', 'textsr'), 2: ('textsr_x2',)}
+LIMIT = 2 ** 32  # of whole numbers, as seeds have it: with some larger ones work would never end, or end in a traceback
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy reads 0.3 points less on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
 # without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
@@ -46,7 +47,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-class Parser(argparse.ArgumentParser):
+class CheckedParser(argparse.ArgumentParser):
+    """Refuses an empty value, which a shell variable that is not set leaves behind: it would pass for a flag that was
+    not given, or for the current folder."""
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if '' in (value if isinstance(value, list) else [value]):
+                self.error(str(argparse.ArgumentError(action, 'its value is empty; give one, or leave it out')))
+        return parsed
+
+
+class Parser(CheckedParser):
     def error(self, message):
         """One line, without the usage of some seventy flags in front."""
         self.exit(2, f'{self.prog}: {message}\n')
@@ -243,6 +257,7 @@ def check_numbers(args, require):
     """Whether each number is in its range."""
     for name, value in vars(args).items():
         require(not isinstance(value, float) or math.isfinite(value), f'--{name} {value}: must be a finite number')
+        require(not isinstance(value, int) or value < LIMIT, f'--{name} {value}: must be below 2 ** 32')
     for name in ('width', 'height', 'blocks', 'maps', 'disc_maps', 'aster_width', 'max_len', 'batch_size',
                  'test_batch_size', 'epochs', 'save_every', 'blur_w', 'blur_h', 'beam_width', 'lr'):
         value = getattr(args, name)
@@ -251,7 +266,6 @@ def check_numbers(args, require):
                  'tpl_anchor', 'aster_lr', 'seed', *(f'{term}_weight' for term in TERMS)):
         value = getattr(args, name)
         require(value is None or value >= 0, f'--{name} {value}: must not be negative')
-    require(args.seed < 2 ** 32, f'--seed {args.seed}: must be below 2 ** 32')
     require(0 <= args.augmentation <= 1, f'--augmentation {args.augmentation}: must lie in 0 to 1')
     require(0 <= args.teacher_dropout < 1,
             f'--teacher_dropout {args.teacher_dropout}: must lie in 0 to 1, without 1')
@@ -337,7 +351,7 @@ def fill_in(args):
 def parse_size(text, parser, flag):
     """'WxH' -> (height, width)."""
     width, _, height = text.lower().partition('x')
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < LIMIT and 0 < int(height) < LIMIT):
         parser.error(f'{flag} {text}: give sizes as WIDTHxHEIGHT, for example 32x8')
     return int(height), int(width)
 

@@ -116,6 +116,9 @@ def test_methods_choose_what_is_done(run, tmp_path, generators):
     (['a.png', '-o', 'b.jpg'], 'NAME.png'), (['a.png', '-o', 'b.tif'], 'b.tif: results are PNG; give NAME.png'),
     (['a.png', 'a.png', '-o', 'b.png'], 'give a folder'),
     (['a.png', '--boxes', 'missing'], 'missing'), (['a.png', '--background', 'sky'], '--background sky'),
+    ([''], 'images: its value is empty'), (['a.png', '-o', ''], '--out_path: its value is empty'),
+    (['a.png', '--methods', 'bicubic', ''], '--methods: its value is empty'),
+    (['a.png', '--methods', 'textsr='], '--methods textsr=: a FILE is missing'),
 ])
 def test_flags_that_cannot_be(run, tmp_path, flags, told):
     photo().save(tmp_path / 'a.png')

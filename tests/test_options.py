@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 import runpy
@@ -36,7 +37,8 @@ BAD_FLAGS = [
     '--train_shares 1 2', '--train_shares 0', '--train_shares=-1', '--train_shares=nan', '--train_shares=inf',
     '--val_data_dir a/words b/words', '--test_data_dir a/words words=b', '--val_data_dir a/combined',
     '--test_data_dir combined=a', '--vgg_weight=1 --height=8', '--vgg_weight=1 --hr_sizes 64x32 64x12',
-    '@no_such_recipe.txt',
+    '@no_such_recipe.txt', '--generator_path=', '--teacher_path=', '--val_data_dir=', '--logs_dir=', '--resume=',
+    '--maps=9999999999', '--epoch_size=9999999999', '--batch_size=9999999999', '--lr_sizes=9999999999x8',
 ]
 
 
@@ -52,6 +54,16 @@ def test_bad_flags(text, capsys, tmp_path, monkeypatch):
     named = {'--content_weight=0 --arch=srresnet': 'every loss', '@no_such_recipe.txt': 'no_such_recipe.txt'}
     assert named.get(text, text.split('=')[0].split()[0]) in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('script, argv', [
+    ('create_lmdb', ['--check', '']), ('crop_800k', ['--out_path', '']), ('render_words', ['--background_dir', '']),
+    ('split_words', ['--input', 'a.txt', '--out', '']), ('plot_training', ['']), ('export_weights', ['a.pth', '']),
+])
+def test_commands_refuse_empty_values(script, argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f'utils.{script}').parse_args(argv)
+    assert caught.value.code == 2 and 'its value is empty' in capsys.readouterr().err
 
 
 def test_every_flag_has_help_and_is_read():

@@ -6,7 +6,6 @@
 Variants take turns; the fastest round of each counts. On a CPU this is the time of the process, which other programs do
 not affect; on CUDA, and where workers or threads take part, wall-clock time.
 """
-import argparse
 import contextlib
 import io
 import math
@@ -38,7 +37,7 @@ from lib.inference.tables import markdown_table
 from lib.losses.adversarial import discriminator_loss, generator_loss
 from lib.losses.content import content_loss
 from lib.losses.text_perceptual import text_perceptual_loss
-from lib.options import ASTER_PATH, HelpFormatter
+from lib.options import ASTER_PATH, CheckedParser, HelpFormatter
 from lib.options import parse_args as training_flags
 from lib.runtime.console import run_command
 from lib.runtime.device import autocast, pick_amp, pick_device
@@ -49,8 +48,8 @@ PARTS = ('reading', 'training', 'data', 'conversion', 'share')
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Measure how fast reading, training, data and conversion are.',
-                                     formatter_class=HelpFormatter)
+    parser = CheckedParser(description='Measure how fast reading, training, data and conversion are.',
+                           formatter_class=HelpFormatter)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='what to measure')
     parser.add_argument('--data_dir', help='LMDB folder of words; none: words are rendered')
     parser.add_argument('--words', type=int, default=128, help='words to read')

@@ -5,7 +5,6 @@
 One column is a flat colour, the other, with --image, a plain part of that photograph, such as sky: its noise shows more
 of it. Grey levels of 255, see `lib.metrics.checkerboard`; above 0.5 it can be seen.
 """
-import argparse
 import os
 import sys
 
@@ -19,16 +18,16 @@ from lib.imaging import read_image, to_tensor
 from lib.inference.enlarging import Method
 from lib.inference.tables import markdown_table
 from lib.metrics import checkerboard
-from lib.options import HelpFormatter
+from lib.options import CheckedParser, HelpFormatter
 from lib.runtime.console import run_command
 
 FLAT = (128, 120, 140)
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Print how strong a checkerboard generators draw where there is no '
-                                                 'detail.',
-                                     formatter_class=HelpFormatter)
+    parser = CheckedParser(description='Print how strong a checkerboard generators draw where there is no '
+                                       'detail.',
+                           formatter_class=HelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')
     parser.add_argument('--box', type=box, help='that part, x,y,width,height in pixels; none: the whole photograph')

@@ -4,7 +4,6 @@
     python3 utils/create_lmdb.py --input ./ic15/gt.txt --output ./dataset/ic15_1811
     python3 utils/create_lmdb.py --check ./dataset/ic15_1811
 """
-import argparse
 import math
 import os
 import sys
@@ -23,6 +22,7 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.options import CheckedParser
 from lib.runtime.console import printable, run_command
 from lib.runtime.system import available_cores
 from lib.runtime.workers import in_order
@@ -37,7 +37,7 @@ NAMED = 5  # skipped entries named for each reason
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = CheckedParser(
         description='Builds an LMDB of word images and labels, or checks one. Images are decoded once to check them '
                     'and stored as the bytes they are; entries that cannot be used are skipped, counted and named.')
     parser.add_argument('--input', default='./syntax_crop.odgt',

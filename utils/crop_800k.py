@@ -14,6 +14,7 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.options import CheckedParser
 from lib.runtime.console import run_command
 from lib.runtime.system import available_cores, hold, sync_folder
 from lib.runtime.workers import in_order
@@ -237,7 +238,7 @@ def natural(text):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CheckedParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--gt_path', default='./SynthText/gt.mat', help='gt.mat of SynthText (default %(default)s)')
     parser.add_argument('--syntxt_path', default='./SynthText',
                         help="folder that gt.mat's image names start from (default %(default)s)")

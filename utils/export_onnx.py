@@ -8,7 +8,6 @@ Recognizer: images (n, 3, height, width) in [0, 1], of any size, resized inside 
 greedily. A string ends at the first class `eos`; that and the characters, JSON both, are in the model's metadata.
 Needs `pip install -r requirements-export.txt`.
 """
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -27,15 +26,15 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.checkpoint import BUILDERS, load_network
 from lib.imaging import RECOGNIZER_SIZE
-from lib.options import HelpFormatter
+from lib.options import CheckedParser, HelpFormatter
 from lib.runtime.console import run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import vocabulary_of
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Write a generator or a recognizer as ONNX.',
-                                     formatter_class=HelpFormatter)
+    parser = CheckedParser(description='Write a generator or a recognizer as ONNX.',
+                           formatter_class=HelpFormatter)
     parser.add_argument('weights', help='file of weights or training checkpoint')
     parser.add_argument('output', help='file to write, such as textsr.onnx')
     parser.add_argument('--network', choices=list(BUILDERS),

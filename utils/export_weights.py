@@ -15,7 +15,6 @@ Of a generator trained with an adversarial loss and the one it began with, the a
 
 makes the residual over bicubic interpolation 0.15 smaller, for a generator that sharpens too much.
 """
-import argparse
 import os
 import sys
 
@@ -27,12 +26,13 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 from lib.checkpoint import BUILDERS, load_network, save_weights
 from lib.inference.files import BICUBIC
 from lib.models.generator import adapt
+from lib.options import CheckedParser
 from lib.runtime.console import run_command
 from lib.runtime.files import same_file
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Take the weights of one network out of a training checkpoint.')
+    parser = CheckedParser(description='Take the weights of one network out of a training checkpoint.')
     parser.add_argument('checkpoint', help='last.pth or best.pth of a run of main.py, or any file of weights')
     parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}, '
                                        'the last two where the checkpoint has them; as NAME.safetensors the tensors, '

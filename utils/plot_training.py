@@ -2,7 +2,6 @@
 
     python3 -m utils.plot_training ./logs_srgan ./logs_textsr --out training.png
 """
-import argparse
 import json
 import math
 import os
@@ -15,6 +14,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.inference.drawing import FRAMES, GREY, INK, PAPER, draw_text
+from lib.options import CheckedParser
 from lib.runtime.console import run_command
 from lib.runtime.files import written_beside
 
@@ -24,7 +24,7 @@ UNITS = {'accuracy': 'word accuracy (%)', 'psnr': 'PSNR (dB)', 'ssim': 'SSIM'}
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Draw the validation curves of runs of main.py.')
+    parser = CheckedParser(description='Draw the validation curves of runs of main.py.')
     parser.add_argument('logs_dirs', nargs='+', metavar='LOGS_DIR', help='folders of runs, each with log.txt')
     parser.add_argument('--metric', choices=list(UNITS), default='accuracy',
                         help='what to draw over the steps (default: %(default)s)')

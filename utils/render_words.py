@@ -6,7 +6,6 @@ Record i is made from `--seed` and i alone, so the set is the same whatever the 
 `image-%09d`, `label-%09d` (1-based) and `num-samples`; images are JPEG (quality 88 to 96, no chroma subsampling),
 labels exactly the characters that were drawn.
 """
-import argparse
 import os
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from lib.options import CheckedParser
 from lib.runtime.console import run_command
 from lib.runtime.system import available_cores
 from lib.runtime.workers import in_order
@@ -94,8 +94,8 @@ def find_fonts(font_dir, split, workers):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Renders pictures of single words, as on signs and packaging, into '
-                                                 'an LMDB: training data without a download.')
+    parser = CheckedParser(description='Renders pictures of single words, as on signs and packaging, into '
+                                       'an LMDB: training data without a download.')
     parser.add_argument('--out', default='./dataset/words', help='LMDB folder to write (default: %(default)s)')
     parser.add_argument('--count', type=int, default=20000, help='number of words (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=1,

@@ -7,7 +7,6 @@ same letters and digits, of any script, and the cosine of their pictures, grey a
 `--cosine`. A word near one of the lists of `--apart` is left out; of the others a share, drawn by `--seed`, goes to
 validation, and words near one of those are left out of training. Of pairs the high-resolution picture is taken.
 """
-import argparse
 import contextlib
 import json
 import os
@@ -24,7 +23,7 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from lib.imaging import read_image
-from lib.options import HelpFormatter
+from lib.options import CheckedParser, HelpFormatter
 from lib.runtime.console import first_five, run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import composed, is_letter
@@ -32,8 +31,8 @@ from lib.wordsets.word_lists import find_image, open_list
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Split lists of words into training and validation.',
-                                     formatter_class=HelpFormatter)
+    parser = CheckedParser(description='Split lists of words into training and validation.',
+                           formatter_class=HelpFormatter)
     parser.add_argument('--input', nargs='+', required=True, help='lists or folders with gt.txt, as for create_lmdb.py')
     parser.add_argument('--apart', nargs='*', default=[], help='lists of test words that nothing may be near to')
     parser.add_argument('--out', default='./dataset/lists', help='folder of train.odgt and val.odgt')

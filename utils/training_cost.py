@@ -2,7 +2,6 @@
 
     python3 -m utils.training_cost
 """
-import argparse
 import os
 import sys
 import warnings
@@ -22,7 +21,7 @@ from lib.losses.text_perceptual import text_perceptual_loss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
-from lib.options import HelpFormatter
+from lib.options import CheckedParser, HelpFormatter
 from lib.runtime.console import run_command
 from lib.vocabulary import Vocabulary
 
@@ -31,8 +30,8 @@ JPEG_BYTES = 5_000  # of a word
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description='Estimate what training costs, from counted operations and bytes.',
-                                     formatter_class=HelpFormatter)
+    parser = CheckedParser(description='Estimate what training costs, from counted operations and bytes.',
+                           formatter_class=HelpFormatter)
     parser.add_argument('--words', type=int, default=1_290_000, help='words in an epoch; the default is SynthText_hr')
     parser.add_argument('--epochs', type=int, default=10, help='epochs')
     args = parser.parse_args(argv)

@@ -26,7 +26,9 @@ def method_paths(entries, own=None, flag='--methods'):
     """
     paths = {}
     for entry in entries:
-        name, _, path = entry.partition('=')
+        name, equals, path = entry.partition('=')
+        if equals and not path:
+            raise ValueError(f'{flag} {printable(entry)}: a FILE is missing after the =')
         path = path or (own or {}).get(name)
         if not path and name != BICUBIC:
             path = WEIGHTS / f'{name}.pth'
