@@ -175,7 +175,9 @@ def test_two_opposite_corners_are_a_rectangle(tmp_path, points):
 
 def test_results_of_one_image_need_no_name(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps([{'image_id': 3, 'bbox': [10, 20, 30, 10]}]))
-    assert found(tmp_path / 'a.json', 'any.jpg') == [[WORD]]
+    assert found(tmp_path / 'a.json', 'any.jpg') == found(tmp_path, 'a.jpg') == [[WORD]]
+    with pytest.raises(ValueError, match='a.json: which of 2 images is image_id 3.* file_name'):
+        found(tmp_path / 'a.json', 'any.jpg', 'other.jpg')
 
 
 @pytest.mark.parametrize('name, content, told', [

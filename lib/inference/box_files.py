@@ -73,7 +73,8 @@ def corners_of_line(line, before_texts=()):
 
 
 def parse_json(content):
-    """{name of the image, '' where the file is of one image: corners of each box} of a JSON file."""
+    """{name of the image, '' where there is none, ('image_id', number) where that is all: corners of each box} of a
+    JSON file."""
     names = {}
     if isinstance(content, dict) and isinstance(content.get('images'), list):  # COCO
         try:
@@ -95,7 +96,7 @@ def parse_json(content):
     if len(found) > 1 and not all(isinstance(image, str) and image for image in found):
         raise ValueError('boxes of several images without their names: give each object a file_name, or COCO\'s file '
                          'with "images"')
-    return {image if isinstance(image, str) else '': corners for image, corners in found.items()}
+    return found
 
 
 def parse_text(text):
@@ -122,8 +123,7 @@ def parse_text(text):
 
 
 def read_box_file(path):
-    """{name of the image, '' where the file is of one image: corners of each box}; ValueError that names both the file
-    and the line."""
+    """{image, see `parse_json`: corners of each box}; ValueError that names both the file and the line."""
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
         return parse_json(json.loads(text)) if Path(path).suffix.lower() == '.json' else parse_text(text)
@@ -182,7 +182,7 @@ class Boxes:
         self.path, self.is_folder = path, os.path.isdir(path)
         self.found, self.keys = {}, {}  # keys: {path of an image: its name in `found`, or its file in the folder}
         for name, boxes in ({} if self.is_folder else read_box_file(path)).items():
-            name = os.path.normpath(portable(name)) if name else ''
+            name = os.path.normpath(portable(name)) if name and isinstance(name, str) else name
             self.found.setdefault(name, []).extend(boxes)
 
     def match(self, images):
@@ -192,8 +192,13 @@ class Boxes:
             A line about images and names without the other, '' where there is none.
 
         Raises:
-            ValueError: no image has boxes.
+            ValueError: no image has boxes, or it cannot be told which has.
         """
+        for kind, number in [name for name in self.found if isinstance(name, tuple)]:
+            if len(images) > 1:
+                raise ValueError(f'--boxes {printable(self.path)}: which of {len(images)} images is {kind} {number}? '
+                                 'give each object a file_name, or COCO\'s file with "images"')
+            self.found[''] = self.found.pop((kind, number))
         names, ambiguous, unclear = [name for name in self.found if name], [], set()
         if self.is_folder:
             self.keys, ambiguous = self._match_files(images)
