@@ -64,6 +64,10 @@ def parse_args(argv=None):
     for flag in ('min_width', 'min_height', 'max_width', 'max_height'):
         if getattr(args, flag) < 0:
             parser.error(f'--{flag} must not be negative')
+    for side in ('width', 'height'):
+        least, greatest = getattr(args, f'min_{side}'), getattr(args, f'max_{side}')
+        if greatest and greatest <= least + 1:
+            parser.error(f'--min_{side} {least} --max_{side} {greatest}: no size is above the one and below the other')
     if args.workers < 1:
         parser.error('--workers must be at least 1')
     if args.check and not os.path.isdir(args.check):
