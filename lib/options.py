@@ -299,8 +299,7 @@ def check_run(args, require):
     require(args.arch != 'aster' or not (args.finetune_aster or args.generator_path or args.teacher_path),
             '--arch aster trains the recognizer alone: --finetune_aster, --generator_path and --teacher_path do not go '
             'with it')
-    several = int(os.environ.get('WORLD_SIZE') or 1) > 1  # as torchrun sets it
-    require(args.arch != 'aster' or args.test or args.batch_size > 1 or args.sync_bn and several,
+    require(args.arch != 'aster' or args.test or norms_several(args),
             '--batch_size 1: the batch norm of --arch aster needs at least 2 words')
     require(args.voc_type in (None, *VOCABULARIES) or Path(args.voc_type).is_file(),
             f'--voc_type {args.voc_type}: give {", ".join(VOCABULARIES)} or a text file with the characters to know')
@@ -312,13 +311,18 @@ def check_run(args, require):
         require('combined' not in names, f'--{flag}_data_dir: no set may be called combined, as their sum is')
 
 
+def norms_several(args):
+    """Whether batch norm has more than one word, of all processes with --sync_bn."""
+    return args.batch_size > 1 or args.sync_bn and int(os.environ.get('WORLD_SIZE') or 1) > 1  # as torchrun sets it
+
+
 def check_losses(args, require):
     """Whether the losses have weights, and their flags an effect."""
     require(not (args.tpl_anchor and args.finetune_aster), '--tpl_anchor: not with --finetune_aster')
     require(args.arch == 'aster' or any(args.weights.values()), 'every loss has the weight 0: nothing to train with')
     for term, weight in args.weights.items():
         require(args.test or args.arch != 'aster' or not weight, f'--{term}_weight: no loss of --arch aster')
-    one_value = args.batch_size == 1 and not args.sync_bn and any(max(size) <= 16 for size in args.hr_sizes)
+    one_value = not norms_several(args) and any(max(size) <= 16 for size in args.hr_sizes)
     require(args.test or not (one_value and args.weights['adversarial']),
             '--batch_size 1: the discriminator makes one value a channel of an image of 16x16 or less, and its batch '
             'norm needs at least 2')
