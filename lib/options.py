@@ -243,14 +243,16 @@ def parse_args(argv=None):
 
 
 def check_given(args, require):
-    """Whether flags of training that were given have an effect, before the others get their defaults."""
+    """Whether flags that were given for training have an effect, before the others get their defaults."""
     for names, has_effect, reason in (
             (('blocks', 'maps'), not args.generator_path, 'only for a new generator, not with --generator_path'),
             (('aster_width',), args.aster_path == 'none', 'only for a new recognizer; give --aster_path none'),
             (('aster_lr',), args.finetune_aster, 'only with --finetune_aster'),
-            (('hr_sizes',), args.arch != 'aster', 'not with --arch aster, which reads at one size')):
+            (('hr_sizes',), args.arch != 'aster', 'not with --arch aster, which reads at one size'),
+            (('lr_sizes', 'single_test', 'read_both'), args.test_data_dir or not args.train_data_dir,
+             'of the test after the training; give --test_data_dir')):
         for name in names:
-            require(args.test or has_effect or getattr(args, name) is None, f'--{name}: {reason}')
+            require(args.test or has_effect or not getattr(args, name), f'--{name}: {reason}')
 
 
 def check_numbers(args, require):
