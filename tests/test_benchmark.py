@@ -77,3 +77,13 @@ def test_bad_input_is_one_line(tiny_lmdb, tiny_aster, tmp_path, capsys):
         assert benchmark.main(flags(tiny_aster, '--parts', part, '--data_dir', path)) == 2
         told = capsys.readouterr().err
         assert path in told and len(told.splitlines()) == 1
+
+
+def test_cudnn_searches_for_kernels_in_training_alone(tiny_lmdb, tiny_aster, monkeypatch):
+    """A conversion of pictures in their own sizes would search anew for each size, which convert.py does not."""
+    seen = {}
+    for name in ('reading', 'train_step', 'share', 'data', 'conversion'):
+        monkeypatch.setattr(benchmark, name, lambda *_, name=name: seen.update({
+            name: torch.backends.cudnn.benchmark}))
+    assert benchmark.main(flags(tiny_aster, '--data_dir', tiny_lmdb())) == 0
+    assert seen == {'reading': False, 'train_step': True, 'share': True, 'data': False, 'conversion': False}

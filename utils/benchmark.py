@@ -363,7 +363,6 @@ def main(argv=None):
     """Measure; returns the exit status: 0, 1 where results differ that must not, 2 for bad input."""
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
-    torch.backends.cudnn.benchmark = True  # as main.py does in training
     try:
         device = pick_device(args.device)
         with tempfile.TemporaryDirectory() as folder:
@@ -376,9 +375,12 @@ def main(argv=None):
             if all(records[index].error for index in range(len(records))):
                 raise ValueError(f'{data_dir}: not one word can be read')
             print(f'{device}, {torch.get_num_threads()} threads, torch {torch.__version__}')
-            same = [part(args, data_dir, device) for name, part in (
-                ('reading', reading), ('training', train_step), ('share', share), ('data', data),
-                ('conversion', conversion)) if name in args.parts]
+            same = []
+            for name, part in (('reading', reading), ('training', train_step), ('share', share), ('data', data),
+                               ('conversion', conversion)):
+                if name in args.parts:
+                    torch.backends.cudnn.benchmark = name in ('training', 'share')  # as main.py and convert.py do
+                    same.append(part(args, data_dir, device))
         return 1 if False in same else 0
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f'benchmark.py: {error}', file=sys.stderr)
