@@ -1,4 +1,5 @@
 """Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights."""
+import os
 import signal
 
 import pytest
@@ -11,6 +12,18 @@ from lib.inference.conversion import Converter
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 from lib.vocabulary import Vocabulary
+
+
+def pytest_addoption(parser):
+    parser.addoption('--gpu', action='store_true', help='leave the GPUs visible: for tests/test_device.py, whose tests '
+                     'on CUDA are skipped else')
+
+
+def pytest_configure(config):
+    """Hide the GPUs, also from the processes that tests start: most tests expect the CPU of `--device auto`, two
+    processes have none of their own, and bits differ."""
+    if not config.getoption('--gpu'):
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -3,6 +3,8 @@
 Steps run with another default device than that of networks and batch, so that a tensor made without a word on its
 device cannot be computed with: 'meta' beside the CPU, and the CPU beside CUDA where there is one.
 """
+import os
+
 import pytest
 import torch
 from helpers import TINY_ASTER
@@ -18,7 +20,7 @@ from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTraine
 from lib.vocabulary import Vocabulary
 
 WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU and --gpu')
 
 
 @pytest.fixture(params=['cpu', pytest.param('cuda', marks=needs_cuda)])
@@ -81,3 +83,8 @@ def test_reading_stays_on_its_device(device, elsewhere, beam_width):
         readings, _ = evaluate(Loader([batch], batch_size=None), 'words', reader, Vocabulary(),
                                {'srgan': generator}, device, below=(32, 64), with_hr=True)
     assert len(readings) == 2 * 4
+
+
+def test_no_test_takes_a_gpu_unasked(request):
+    assert request.config.getoption('--gpu') or (
+        os.environ['CUDA_VISIBLE_DEVICES'] == '' and not torch.cuda.is_available())

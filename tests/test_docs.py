@@ -123,7 +123,8 @@ def test_published_commands_run(tmp_path, tiny_lmdb, tiny_aster, monkeypatch, ca
     assert main.main([*shlex.split(TRAIN)[2:], *small]) == 0
     assert len(Path('logs_2019/log.txt').read_text().splitlines()) == 2, 'epochs of a step each'
 
-    command = ['sh', str(ROOT / 'test.sh'), *shlex.split(TEST)[2:], recognizer, '--methods', 'bicubic', '--workers=0']
+    command = ['sh', str(ROOT / 'test.sh'), *shlex.split(TEST)[2:], recognizer, '--methods', 'bicubic', '--workers=0',
+               '--device=cpu']
     tested = subprocess.run(command, capture_output=True, text=True, env={'PATH': '/usr/bin:/bin',
                                                                           'PYTHON': sys.executable})
     assert tested.returncode == 0 and '| ic15 | 1 | bicubic |' in tested.stdout and '| svt | - |' in tested.stdout
