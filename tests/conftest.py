@@ -14,16 +14,18 @@ from lib.models.generator import Generator
 from lib.vocabulary import Vocabulary
 
 
-def pytest_addoption(parser):
-    parser.addoption('--gpu', action='store_true', help='leave the GPUs visible: for tests/test_device.py, whose tests '
-                     'on CUDA are skipped else')
-
-
 def pytest_configure(config):
-    """Hide the GPUs, also from the processes that tests start: most tests expect the CPU of `--device auto`, two
-    processes have none of their own, and bits differ."""
-    if not config.getoption('--gpu'):
+    """Hide the GPUs, also from the processes that tests start, unless `-m cuda` asks for the tests that need one: most
+    others expect the CPU of `--device auto`, two processes have no GPU of their own, and bits differ."""
+    if config.getoption('markexpr') != 'cuda':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
+@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
+def device(request):
+    if request.param == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('needs a GPU, and -m cuda')
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -20,12 +20,6 @@ from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTraine
 from lib.vocabulary import Vocabulary
 
 WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU and --gpu')
-
-
-@pytest.fixture(params=['cpu', pytest.param('cuda', marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
 
 
 @pytest.fixture
@@ -86,5 +80,5 @@ def test_reading_stays_on_its_device(device, elsewhere, beam_width):
 
 
 def test_no_test_takes_a_gpu_unasked(request):
-    assert request.config.getoption('--gpu') or (
+    assert request.config.getoption('markexpr') == 'cuda' or (
         os.environ['CUDA_VISIBLE_DEVICES'] == '' and not torch.cuda.is_available())

@@ -16,6 +16,7 @@ from lib.imaging import quantize, read_image, recognizer_input, resize, to_tenso
 from lib.inference.evaluators import read_words
 from lib.metrics import checkerboard, psnr
 from lib.options import ASTER_PATH
+from lib.runtime.device import pick_device
 from lib.vocabulary import vocabulary_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,18 +26,18 @@ WORDS = sorted((ROOT / 'demo_pics' / 'words').glob('*.jpg'))
 
 
 @torch.no_grad()
-def figures(path):
+def figures(path, device=torch.device('cpu')):
     """{word picture: [string, number]}: what a recognizer reads and its log probability; for a generator, what the
     default recognizer reads after reduction to a quarter and enlargement, and the PSNR in dB."""
     is_recognizer = path.name.startswith('aster')
-    recognizer = load_aster(path if is_recognizer else ASTER_PATH).freeze()
+    recognizer = load_aster(path if is_recognizer else ASTER_PATH).freeze().to(device)
     vocabulary = vocabulary_of(recognizer.num_classes, recognizer.alphabet)
-    pictures = [to_tensor(read_image(word))[None] for word in WORDS]
+    pictures = [to_tensor(read_image(word))[None].to(device) for word in WORDS]
     if is_recognizer:
         inputs = torch.cat([recognizer_input(picture) for picture in pictures])
         numbers = [score for _, score in read_words(recognizer, vocabulary, inputs, beam_width=5)]
     else:
-        generator = load_generator(path).eval()
+        generator = load_generator(path).eval().to(device)
         hr = torch.cat([quantize(resize(picture, (32, 128))) for picture in pictures])
         sr = quantize(generator(degrade(hr, generator.scale)))
         inputs, numbers = recognizer_input(sr), psnr(sr, hr).tolist()
@@ -45,10 +46,11 @@ def figures(path):
 
 
 @pytest.mark.parametrize('path', WEIGHTS, ids=lambda path: path.name)
-def test_weights_do_what_they_did(path):
+def test_weights_do_what_they_did(path, device):
+    pick_device(device.type)  # no TF32
     recorded = json.loads(RECORD.read_text())
     assert path.name in recorded, f'weights/{path.name} is new: python3 -m tests.test_shipped_weights'
-    found = figures(path)
+    found = figures(path, device)
     assert {word: string for word, (string, _) in found.items()} == {
         word: string for word, (string, _) in recorded[path.name].items()}
     for word, (_, number) in recorded[path.name].items():
