@@ -30,10 +30,10 @@ def random_head(seed, eos_bias):
     return head, torch.randn(12, 7, 10)
 
 
-def step_log_probabilities(head, columns, prefix):
-    """log p(next symbol | prefix) by teacher forcing, for one sample."""
-    targets = torch.tensor([[*prefix, 0]])
-    return head(columns[None], targets)[0, -1].log_softmax(0)
+def step_log_probabilities(head, columns, prefixes):
+    """log p(next symbol | prefix) by teacher forcing, for one sample and some prefixes of one length."""
+    targets = torch.tensor([[*prefix, 0] for prefix in prefixes])
+    return head(columns.expand(len(prefixes), -1, -1), targets)[:, -1].log_softmax(1)
 
 
 def plain_beam_search(head, columns, width, max_len):
@@ -41,9 +41,9 @@ def plain_beam_search(head, columns, width, max_len):
     beams, ended = [((), 0.0)], []
     for _ in range(max_len):
         grown = []
-        for ids, score in beams:
-            log_probabilities = step_log_probabilities(head, columns, ids)
-            grown += [((*ids, i), score + p) for i, p in enumerate(log_probabilities.tolist())]
+        log_probabilities = step_log_probabilities(head, columns, [ids for ids, _ in beams]).tolist() if beams else []
+        for (ids, score), row in zip(beams, log_probabilities):
+            grown += [((*ids, i), score + p) for i, p in enumerate(row)]
         grown = sorted(grown, key=lambda beam: -beam[1])[:width]
         ended += [beam for beam in grown if beam[0][-1] == head.eos]
         beams = [beam for beam in grown if beam[0][-1] != head.eos]
@@ -70,7 +70,7 @@ def test_early_stop_equals_full_greedy_search():
     for i, one in enumerate(columns):
         prefix, score = [], 0.0
         for _ in range(10):
-            best = step_log_probabilities(head, one, prefix).max(0)
+            best = step_log_probabilities(head, one, [prefix])[0].max(0)
             prefix.append(best.indices.item())
             score += best.values.item() if head.eos not in prefix[:-1] else 0
         assert up_to_eos(ids[i], head.eos) == up_to_eos(torch.tensor(prefix), head.eos)

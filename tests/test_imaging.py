@@ -133,7 +133,7 @@ def test_sixteen_bits_of_which_zero_is_white():
 
 def test_damaged_frames_behind_the_first_are_not_counted(picture, tmp_path):
     """For some of the lengths Pillow raises errors of its own where it counts the frames."""
-    path, counts = tmp_path / 'a.gif', set()
+    path, counts, picture = tmp_path / 'a.gif', set(), picture.resize((12, 6))
     picture.save(path, save_all=True, append_images=[picture.rotate(90 * turns) for turns in (1, 2)])
     content = path.read_bytes()
     for length in range(len(content) // 3, len(content) + 1):
