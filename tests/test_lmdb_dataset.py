@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import WORDS, huge_png, word_image, word_records, write_lmdb
+from helpers import WORDS, huge_png, processes, word_image, word_records, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -251,13 +251,14 @@ def test_every_kind_of_image_comes_out_as_rgb(tiny_lmdb):
 
 # ------------------------------------------------------------------------------------------------------------- workers
 
-@pytest.mark.parametrize('method, workers', [('fork', 2), ('spawn', 1)])
+@pytest.mark.parametrize('method, workers', [('fork', 2), ('forkserver', 1)])
 def test_workers(tiny_lmdb, method, workers):
     """The set is in use before the workers start, and in the main process while they run."""
+    context = processes() if method == 'forkserver' else method  # to the first, the set is sent
     dataset = LmdbDataset([tiny_lmdb()], 100)
     alone = collate([pairs_of(dataset)[index, 5, 5] for index in range(8)])
     loader = DataLoader(pairs_of(dataset), batch_sampler=[[(i, 5, 5), (i + 1, 5, 5)] for i in (0, 2, 4, 6)],
-                        num_workers=workers, collate_fn=collate, multiprocessing_context=method)
+                        num_workers=workers, collate_fn=collate, multiprocessing_context=context)
     for number, batch in enumerate(loader):
         assert batch['label'] == alone['label'][2 * number:2 * number + 2]
         assert torch.equal(batch['lr'], alone['lr'][2 * number:2 * number + 2])

@@ -1,24 +1,23 @@
 """Data workers: short of shared memory, killed, stuck."""
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import children, wait_for
+from helpers import children, processes, wait_for
 from torch.utils.data import DataLoader
 
+import main
 from lib.checkpoint import load_checkpoint
 from lib.datasets import loading
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import DataWorkerDied, batches, make_loader
-from lib.datasets.samples import EvalSamples, collate
+from lib.datasets.samples import EvalSamples, PairSamples, collate
 
-ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device('cpu')
 SIZE = (4, 8)
 
@@ -103,38 +102,34 @@ def test_a_worker_that_is_killed_is_told_when_its_batch_is_due():
 
 # ------------------------------------------------------------------------------------------------------- whole runs
 
-STUCK = """
-import os, sys, time
-sys.path.insert(0, {root!r})
-import main
-from lib.datasets import samples
-read = samples.PairSamples.__getitem__
+def training(argv, flag, errors):
+    """main.py, whose data workers are stuck as soon as there is a file `flag`; it ends as a command does."""
+    read = PairSamples.__getitem__
 
-def stuck(self, draw):
-    if os.path.exists({flag!r}):
-        time.sleep(1000)
-    return read(self, draw)
+    def stuck(self, draw):
+        if flag.exists():
+            time.sleep(1000)
+        return read(self, draw)
 
-samples.PairSamples.__getitem__ = stuck
-sys.exit(main.main(sys.argv[1:]))
-"""
+    PairSamples.__getitem__ = stuck
+    multiprocessing.set_start_method('fork', force=True)
+    sys.stdout, sys.stderr = open(os.devnull, 'w'), open(errors, 'w', buffering=1)  # noqa: SIM115
+    sys.exit(main.main(argv))
 
 
 @pytest.mark.parametrize('way', ['stuck', 'killed'])
 def test_training_saves_its_last_step(tiny_lmdb, tiny_aster, tmp_path, request, way):
     """A data worker that gives no more batches, and one SIGTERM; or one that the system kills."""
-    flag, logs = tmp_path / 'flag', tmp_path / 'logs'
-    script = tmp_path / 'script.py'
-    script.write_text(STUCK.format(root=str(ROOT), flag=str(flag)))
-    command = [sys.executable, script, '--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, '--arch=srresnet',
-               '--blocks=1', '--maps=4', '--width=32', '--height=16', '--batch_size=2', '--epoch_size=40000',
-               '--workers=1', '--device=cpu', '--logs_dir', logs, '--save_every=1']
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    flag, logs, errors = tmp_path / 'flag', tmp_path / 'logs', tmp_path / 'errors.txt'
+    argv = ['--train_data_dir', tiny_lmdb(), '--aster_path', tiny_aster, '--arch=srresnet', '--blocks=1', '--maps=4',
+            '--width=32', '--height=16', '--batch_size=2', '--epoch_size=40000', '--workers=1', '--device=cpu',
+            '--logs_dir', str(logs), '--save_every=1']
+    process = processes().Process(target=training, args=(argv, flag, errors))
+    process.start()
     request.addfinalizer(process.kill)
     wait_for(lambda: (logs / 'last.pth').exists())
     if way == 'killed':
-        worker = next(child for child in children(process.pid)
-                      if 'script.py' in Path(f'/proc/{child}/cmdline').read_text())
+        worker, = children(process.pid)
         os.kill(worker, signal.SIGKILL)
     else:
         flag.touch()
@@ -142,10 +137,11 @@ def test_training_saves_its_last_step(tiny_lmdb, tiny_aster, tmp_path, request, 
         while before != (logs / 'last.pth').stat().st_mtime_ns:  # until no step is done any more
             before = (logs / 'last.pth').stat().st_mtime_ns
             time.sleep(1)
-        process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+        os.kill(process.pid, signal.SIGTERM)
+    process.join(120)
+    err = errors.read_text()
     message = 'a data worker was ended from outside' if way == 'killed' else 'stopped by SIGTERM; go on with --resume'
-    assert process.returncode == (1 if way == 'killed' else 143)
+    assert process.exitcode == (1 if way == 'killed' else 143)
     assert 'Traceback' not in err and err.strip().splitlines()[-1].startswith(f'main.py: {message}')
     progress = load_checkpoint(logs / 'last.pth')['progress']
     assert progress['iteration'] > 0 and progress['samples_seen'] == 2 * progress['iteration']
