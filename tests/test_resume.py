@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from helpers import processes, word_records, write_lmdb
+from helpers import WORDS, processes, word_records, write_lmdb
 
 import main
 from lib import engine, trainers
@@ -157,14 +157,15 @@ def test_signals_are_those_of_before_when_a_run_is_over(flags, tmp_path):
 
 @pytest.mark.parametrize('more', [
     ['--arch=textsr', '--grad_clip=0.1'], ['--arch=textsr', '--finetune_aster', '--ema=0.9'],
-    ['--arch=aster', '--augmentation=1', '--teacher_dropout=0.5', '--ema=0.9', '--decay_steps=3'],
-    ['--arch=srresnet', '--amp=bf16', '--train_shares=1'], ['--arch=srresnet', '--epoch_size=20']], ids=' '.join)
-def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
-    more = ['--max_steps=6', *more]
+    ['--arch=aster', '--augmentation=1', '--teacher_dropout=0.5', '--ema=0.9', '--decay_steps=2'],
+    ['--arch=srresnet', '--amp=bf16', '--train_shares=1'], ['--arch=srresnet', '--epoch_size=10']], ids=' '.join)
+def test_every_kind_of_run_goes_on(flags, tiny_lmdb, tmp_path, monkeypatch, more):
+    """Stopped in the middle of the second time through the words."""
+    more = ['--train_data_dir', tiny_lmdb(words=WORDS[:4]), '--max_steps=4', '--save_every=2', *more]
     assert run(flags, tmp_path / 'whole', *more) == 0
     with monkeypatch.context() as patches:
         trainer = 'RecognizerTrainer' if '--arch=aster' in more else 'SuperResolutionTrainer'
-        at_call(patches, f'lib.trainers.{trainer}.step', 5, send(signal.SIGINT))
+        at_call(patches, f'lib.trainers.{trainer}.step', 3, send(signal.SIGINT))
         assert run(flags, tmp_path / 'run', *more) == 130
     assert run(flags, tmp_path / 'run', *more, '--resume') == 0
     assert_same_run(tmp_path / 'run', tmp_path / 'whole')
@@ -173,9 +174,9 @@ def test_every_kind_of_run_goes_on(flags, tmp_path, monkeypatch, more):
 def test_a_resumed_run_takes_the_learning_rates_of_its_flags(flags, tmp_path):
     """From its first step on: rates of next to nothing leave the weights where they are."""
     flags = [*flags, '--arch=textsr', '--finetune_aster', '--aster_lr=1e-2']
-    assert run(flags, tmp_path, '--max_steps=4') == 0
+    assert run(flags, tmp_path, '--max_steps=1') == 0
     before = load_checkpoint(tmp_path / 'last.pth')
-    assert run(flags, tmp_path, '--max_steps=5', '--lr=1e-9', '--aster_lr=2e-9', '--resume') == 0
+    assert run(flags, tmp_path, '--max_steps=2', '--lr=1e-9', '--aster_lr=2e-9', '--resume') == 0
     after = load_checkpoint(tmp_path / 'last.pth')
     for name in ('generator', 'recognizer'):
         torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-6)
