@@ -1,17 +1,13 @@
-"""Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights."""
+"""Tiny data for the tests of training, testing and conversion: drawn words in LMDBs, a recognizer of a few weights.
+
+What imports torch is imported where it is used: the process of pytest-xdist that only hands out the tests reads this
+file, too.
+"""
 import os
 import signal
 
 import pytest
-import torch
 from helpers import TINY_ASTER, WORDS, status_of, word_records, write_lmdb
-
-import convert
-from lib.checkpoint import save_checkpoint
-from lib.inference.conversion import Converter
-from lib.models.aster import Aster
-from lib.models.generator import Generator
-from lib.vocabulary import Vocabulary
 
 
 def pytest_configure(config):
@@ -23,6 +19,7 @@ def pytest_configure(config):
 
 @pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
 def device(request):
+    import torch
     if request.param == 'cuda' and not torch.cuda.is_available():
         pytest.skip('needs a GPU, and -m cuda')
     return torch.device(request.param)
@@ -31,7 +28,9 @@ def device(request):
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
     """Several torch threads wait for each other on a busy machine; images this small gain nothing from them."""
+    import torch
     torch.set_num_threads(1)
+    os.environ['OMP_NUM_THREADS'] = '1'  # for the processes that tests start
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -55,6 +54,10 @@ def tiny_lmdb(tmp_path):
 @pytest.fixture(scope='session')
 def tiny_aster(tmp_path_factory):
     """Path of an untrained recognizer of all 97 classes that reads every word as '', in milliseconds."""
+    import torch
+
+    from lib.checkpoint import save_checkpoint
+    from lib.models.aster import Aster
     path = tmp_path_factory.mktemp('weights') / 'aster.pth'
     torch.manual_seed(0)
     aster = Aster(**TINY_ASTER)
@@ -66,6 +69,10 @@ def tiny_aster(tmp_path_factory):
 @pytest.fixture(scope='session')
 def generators(tmp_path_factory):
     """{scale: path} of untrained generators of a few weights."""
+    import torch
+
+    from lib.checkpoint import save_checkpoint
+    from lib.models.generator import Generator
     folder, paths = tmp_path_factory.mktemp('generators'), {}
     for scale in (2, 4):
         torch.manual_seed(scale)
@@ -88,6 +95,7 @@ def interrupt_at(monkeypatch):
 
     how: Ctrl-C, or SystemExit(143), as which `run_command` raises SIGTERM.
     """
+    from lib.inference.conversion import Converter
     real = Converter.convert
 
     def set_name(name, how=KeyboardInterrupt):
@@ -103,6 +111,7 @@ def interrupt_at(monkeypatch):
 @pytest.fixture
 def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
     """convert.py: run(*arguments) in tmp_path -> (exit status, what was printed, what was reported)."""
+    import convert
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -114,6 +123,7 @@ def run(tmp_path, generators, tiny_aster, capsys, monkeypatch):
 @pytest.fixture
 def read_as_sale(monkeypatch):
     """What is read is SALE, and a list of the sizes of what was read."""
+    from lib.vocabulary import Vocabulary
     sizes = []
 
     def build_reader(args, device):

@@ -86,7 +86,7 @@ def processes():
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['main', 'torch._dynamo'])
     path = str(Path(__file__).resolve().parents[1]) + os.pathsep + os.environ.get('PYTHONPATH', '')
-    with mock.patch.dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'):
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
         forkserver.ensure_running()
     return context
 

@@ -125,8 +125,8 @@ def test_published_commands_run(tmp_path, tiny_lmdb, tiny_aster, monkeypatch, ca
 
     command = ['sh', str(ROOT / 'test.sh'), *shlex.split(TEST)[2:], recognizer, '--methods', 'bicubic', '--workers=0',
                '--device=cpu']
-    tested = subprocess.run(command, capture_output=True, text=True, env={'PATH': '/usr/bin:/bin',
-                                                                          'PYTHON': sys.executable})
+    tested = subprocess.run(command, capture_output=True, text=True, env={
+        'PATH': '/usr/bin:/bin', 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'})
     assert tested.returncode == 0 and '| ic15 | 1 | bicubic |' in tested.stdout and '| svt | - |' in tested.stdout
 
     make_image(tmp_path / 'word.png', (64, 16))

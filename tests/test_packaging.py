@@ -62,7 +62,7 @@ for command, flags in ((textsr.train, ['--test']), (textsr.convert, picture)):
     except SystemExit as stop:
         print(command.__name__, stop.code)
 '''
-    environment = {**os.environ, 'PYTHONPATH': str(installed), 'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'PYTHONPATH': str(installed)}
     run = subprocess.run([sys.executable, '-c', program], cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert len(EXAMPLE.splitlines()) == 5
