@@ -81,6 +81,13 @@ def generators(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope='session')
+def vgg():
+    """The VGG loss of an untrained network, which takes seconds to make."""
+    from lib.losses.vgg import VGGLoss
+    return VGGLoss(weights=None)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An empty folder for images."""

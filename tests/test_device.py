@@ -3,6 +3,7 @@
 Steps run with another default device than that of networks and batch, so that a tensor made without a word on its
 device cannot be computed with: 'meta' beside the CPU, and the CPU beside CUDA where there is one.
 """
+import copy
 import os
 
 import pytest
@@ -12,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from lib.datasets.samples import encode_labels
 from lib.inference.evaluators import aster_reader, evaluate
-from lib.losses.vgg import VGGLoss
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
@@ -41,9 +41,9 @@ def trained(trainer, batch, elsewhere):
 
 
 @pytest.mark.parametrize('options', [{'clip': 1.0}, {'anchor': 0.1}])
-def test_super_resolution_training_stays_on_its_device(device, elsewhere, options):
+def test_super_resolution_training_stays_on_its_device(device, elsewhere, vgg, options):
     networks = {'generator': Generator(2, 1, 8).to(device), 'discriminator': Discriminator(4).to(device)}
-    recognizer, vgg = Aster(**TINY_ASTER).freeze().to(device), VGGLoss(weights=None).to(device)
+    recognizer, vgg = Aster(**TINY_ASTER).freeze().to(device), copy.deepcopy(vgg).to(device)
     optimizers = {name: optimizer_step(network) for name, network in networks.items()}
     trainer = SuperResolutionTrainer(networks, optimizers, device, WEIGHTS, recognizer, Vocabulary(), vgg,
                                      tpl_options=options, ema=0.9)
