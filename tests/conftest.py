@@ -15,13 +15,18 @@ def pytest_configure(config):
     others expect the CPU of `--device auto`, two processes have no GPU of their own, and bits differ."""
     if config.getoption('markexpr') != 'cuda':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # torch looks once, at the first product on CUDA
+
+
+def pytest_runtest_setup(item):
+    import torch
+    if item.get_closest_marker('cuda') and not torch.cuda.is_available():
+        pytest.skip('needs a GPU, and -m cuda')
 
 
 @pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.cuda)])
 def device(request):
     import torch
-    if request.param == 'cuda' and not torch.cuda.is_available():
-        pytest.skip('needs a GPU, and -m cuda')
     return torch.device(request.param)
 
 

@@ -1,16 +1,21 @@
-"""No tensor of a step is made elsewhere than where its images are.
+"""No tensor of a step is made elsewhere than where its images are; the commands work on a GPU, where there is one.
 
 Steps run with another default device than that of networks and batch, so that a tensor made without a word on its
 device cannot be computed with: 'meta' beside the CPU, and the CPU beside CUDA where there is one.
 """
 import copy
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import TINY_ASTER
 from torch.utils.data import DataLoader
 
+import convert
+from lib.checkpoint import load_checkpoint
 from lib.datasets.samples import encode_labels
 from lib.inference.evaluators import aster_reader, evaluate
 from lib.models.aster import Aster
@@ -19,6 +24,7 @@ from lib.models.generator import Generator
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer
 from lib.vocabulary import Vocabulary
 
+ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = {'content': 1.0, 'adversarial': 1e-3, 'tpl': 5e-4, 'vgg': 6e-3}
 
 
@@ -82,3 +88,40 @@ def test_reading_stays_on_its_device(device, elsewhere, beam_width):
 def test_no_test_takes_a_gpu_unasked(request):
     assert request.config.getoption('markexpr') == 'cuda' or (
         os.environ['CUDA_VISIBLE_DEVICES'] == '' and not torch.cuda.is_available())
+
+
+COMMANDS = ['--arch=textsr --amp=bf16 --sync_bn', '--arch=textsr --amp=fp16', '--arch=textsr --deterministic',
+            '--arch=textsr --amp=off --finetune_aster', '--arch=textsr --compile', '--arch=aster --amp=bf16',
+            '--arch=aster --amp=fp16 --read_reduced', '--arch=srresnet --hr_sizes 32x16 48x16 --degradation real']
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('flags', COMMANDS)
+def test_training_on_cuda_learns_resumes_and_is_tested(flags, tiny_lmdb, tiny_aster, tmp_path):
+    """As torchrun starts it, so with a process group, stopped after a step and resumed."""
+    words = tiny_lmdb()
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=1',
+               str(ROOT / 'main.py'), '--train_data_dir', words, '--val_data_dir', words, '--test_data_dir', words,
+               '--aster_path', tiny_aster, '--blocks=1', '--maps=4', '--disc_maps=2', '--width=32', '--height=16',
+               '--batch_size=2', '--epochs=2', '--grad_clip=1', '--ema=0.5', '--warmup=1', '--workers=1', '--resume',
+               '--device=cuda', '--logs_dir', str(tmp_path / 'logs'), *flags.split()]
+    if '--arch=aster' in flags:
+        command = [part for part in command if part not in ('--blocks=1', '--maps=4')]
+    states = []
+    for steps in ('--max_steps=1', '--max_steps=8'):
+        done = subprocess.run([*command, steps], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert '| words | 8 |' in done.stdout
+        states.append(load_checkpoint(tmp_path / 'logs' / 'last.pth'))
+    network = 'recognizer' if '--arch=aster' in flags else 'generator'
+    changes = [(states[1][network][name] - value).abs().max() for name, value in states[0][network].items()]
+    assert 0 < max(changes) < float('inf')
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize('flags', [['--amp=off'], ['--amp=bf16']])
+def test_conversion_on_cuda_reads_what_it_does_on_a_cpu(flags, tmp_path, capsys):
+    words = [str(ROOT / 'demo_pics' / 'words' / name) for name in ('02_ronaldo.jpg', '03_hotel.jpg', '08_welcome.jpg')]
+    assert convert.main([*words, '-o', str(tmp_path / 'out'), '--device=cuda', *flags]) == 0
+    read = [line.split('\t')[1] for line in capsys.readouterr().out.splitlines() if '\t' in line]
+    assert read == ['RONALDO', 'HOTEL', 'Welcome'] and len(list((tmp_path / 'out').glob('*.png'))) == 3

@@ -239,8 +239,8 @@ def test_compiled_networks_learn_and_are_saved_as_all_others(flags, tmp_path):
     load_generator(tmp_path / 'compiled' / 'last.pth')
 
 
-def test_deterministic_runs_are_equal_to_the_last_bit(flags, tmp_path):
-    states = []
+def test_deterministic_runs_are_equal_to_the_last_bit(flags, tmp_path, device):
+    flags, states = [*flags, '--device', device.type], []
     for name in ('one', 'two'):
         assert run(flags, tmp_path / name, '--deterministic') == 0
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark

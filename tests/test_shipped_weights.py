@@ -26,7 +26,7 @@ WORDS = sorted((ROOT / 'demo_pics' / 'words').glob('*.jpg'))
 
 
 @torch.no_grad()
-def figures(path, device=torch.device('cpu')):
+def figures(path, device='cpu'):
     """{word picture: [string, number]}: what a recognizer reads and its log probability; for a generator, what the
     default recognizer reads after reduction to a quarter and enlargement, and the PSNR in dB."""
     is_recognizer = path.name.startswith('aster')
