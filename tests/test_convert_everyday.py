@@ -279,8 +279,8 @@ def test_measured_with_words_each_method_enlarges_the_whole(run, tmp_path):
 
 
 def test_a_background_is_a_network_of_its_own(run, tmp_path, generators):
-    photo((400, 300)).save(tmp_path / 'a.png')
-    flags = ('a.png', '--no_read', '--zoom', '40,30,80,20')
+    photo((100, 60)).save(tmp_path / 'a.png')
+    flags = ('a.png', '--no_read', '--zoom', '20,15,40,20')
     for folder, background in (('textsr', f'textsr={ROOT / "weights/srgan.pth"}'), ('srgan', 'srgan')):
         assert run(*flags, '--background', background, '-o', folder)[0] == 0
     assert (tmp_path / 'textsr/a.png').read_bytes() == (tmp_path / 'srgan/a.png').read_bytes()
