@@ -145,6 +145,8 @@ def test_names_end_at_a_tab_or_a_suffix(tmp_path, name, line):
     ('res_a.txt', '1,2,31,4,30,14,0,12\n'),  # CRAFT
     ('gt_a.txt', '1,2,31,4,30,14,0,12,Sale\n'),  # ICDAR
     ('a.json', json.dumps({'det_polygons': [[n for xy in SLANTED for n in xy]], 'det_scores': [0.9]})),  # MMOCR
+    ('a.json', json.dumps({'predictions': [{'det_polygons': [[n for xy in SLANTED for n in xy]]}]})),
+    ('a_res.json', json.dumps({'input_path': '/data/a.jpg', 'dt_polys': [SLANTED], 'rec_boxes': [[1, 2, 31, 14]]})),
     ('a.json', json.dumps({'imagePath': 'a.jpg', 'shapes': [{'label': 'x', 'points': SLANTED}]})),  # labelme
 ])
 def test_folders_with_a_file_for_each_image(tmp_path, name, content):
@@ -152,6 +154,15 @@ def test_folders_with_a_file_for_each_image(tmp_path, name, content):
     assert found(tmp_path, 'a.jpg', 'b.jpg') == [[SLANTED], []]
     with pytest.raises(ValueError, match='1 of 1 images without boxes: b.jpg; give files called NAME, gt_NAME'):
         found(tmp_path, 'b.jpg')
+
+
+def test_a_result_of_paddleocr_names_its_image(tmp_path):
+    path = tmp_path / 'a_res.json'
+    one = {'input_path': '/data/x/a.jpg', 'page_index': None, 'model_settings': {'n': 1}, 'dt_polys': [SLANTED],
+           'dt_scores': [0.9]}
+    for result in one, [one], {'res': one}:
+        path.write_text(json.dumps(result))
+        assert found(path, 'a.jpg', 'b.jpg') == [[SLANTED], []]
 
 
 @pytest.mark.parametrize('is_folder, count', [(True, 3000), (False, 12_000)])

@@ -9,7 +9,8 @@ from lib.inference.files import SUFFIXES
 from lib.runtime.console import first_five, printable
 from lib.wordsets.word_lists import portable, spellings
 
-KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'boxes', 'words', 'annotations', 'shapes')
+KEYS = ('points', 'polygon', 'poly', 'quad', 'bbox', 'box', 'det_polygons', 'dt_polys', 'boxes', 'words', 'annotations',
+        'shapes', 'predictions', 'res')
 NUMBER = r'[-+]?\d+(\.\d*)?'
 FOUR = rf'\s*{NUMBER}([\s,]+{NUMBER}){{3}}(?![^\s,])'
 NAMED = re.compile(rf'((?P<tab>[^\t]+)\t|(?P<suffix>.+?({"|".join(map(re.escape, SUFFIXES))}))[\s,])[\s,]*'
@@ -18,7 +19,8 @@ NAMED = re.compile(rf'((?P<tab>[^\t]+)\t|(?P<suffix>.+?({"|".join(map(re.escape,
 
 def image_of(entry):
     """The name of its image in a JSON object, ('image_id', number) where it has only that, '' where it has neither."""
-    names = (entry[key] for key in ('file_name', 'imagePath', 'image', 'name') if isinstance(entry.get(key), str)
+    names = (entry[key] for key in ('file_name', 'imagePath', 'input_path', 'image', 'name')
+             if isinstance(entry.get(key), str)
              and (key != 'name' or entry[key].lower().endswith(SUFFIXES)))  # it may be that of a class
     return next(names, '') or (('image_id', entry['image_id']) if 'image_id' in entry else '')
 
@@ -212,7 +214,7 @@ class Boxes:
             (f'{len(without)} of {len(images)} images without boxes', without),
             (f'{len(strangers)} names in it of no image', strangers)) if members)
         if (names or self.is_folder) and not self.keys and '' not in self.found:
-            needed = 'files called NAME, gt_NAME or res_NAME .txt or .json' if self.is_folder else \
+            needed = 'files called NAME, gt_NAME or res_NAME .txt or .json, or NAME_res.json' if self.is_folder else \
                 'names that end like the paths of the images'
             raise ValueError(f'--boxes {printable(self.path)}: {told}; give {needed}')
         return f'--boxes {printable(self.path)}: {told}' if told else ''
@@ -237,7 +239,8 @@ class Boxes:
     def _file(self, name):
         """The file in the folder for the image of this name, or None."""
         paths = (Path(self.path, name.parent, f'{start}{stem}{end}') for name in map(Path, spellings(str(name)))
-                 for start in ('', 'gt_', 'res_') for stem in (name.stem, name.name) for end in ('.txt', '.json'))
+                 for start in ('', 'gt_', 'res_') for stem in (name.stem, name.name)
+                 for end in ('.txt', '.json', '_res.json'))
         return next((path for path in paths if path.is_file()), None)
 
     def of(self, path, _image=None):
