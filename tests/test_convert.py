@@ -389,3 +389,11 @@ def test_too_little_memory_keeps_what_is_done(run, folder, interrupt_at):
     status, printed, reported = run(folder, '--batch_size', 1)
     assert status == 1 and '1 of 3 images' in printed
     assert 'convert.py: error: out of memory; a smaller --batch_size needs less\n' in reported
+
+
+def test_a_device_whose_memory_others_fill_is_named(run, folder, monkeypatch):
+    def load(path):
+        raise RuntimeError('CUDA error: out of memory')
+
+    monkeypatch.setattr('lib.inference.build.load_generator', load)
+    assert '--device cpu: has no memory left for --srgan_path' in run(folder)[2]

@@ -7,7 +7,7 @@ from lib.inference.conversion import Converter
 from lib.inference.detection import Detector
 from lib.inference.enlarging import Method
 from lib.inference.evaluators import read_words
-from lib.runtime.device import pick_amp, pick_device
+from lib.runtime.device import is_out_of_memory, pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
 
 
@@ -17,6 +17,10 @@ def load(flag, path, loader, device):
         return loader(path).to(device).requires_grad_(False).eval()
     except (OSError, ValueError) as error:
         raise ValueError(f'{flag} {error}') from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(f'--device {device}: has no memory left for {flag} {path}') from error
 
 
 def build_enlargers(args, device):

@@ -56,4 +56,5 @@ def loss_scaler(amp, device):
 
 def is_out_of_memory(error):
     """Whether an exception says that the memory of the device or of the machine does not suffice."""
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or 'DefaultCPUAllocator' in str(error)
+    texts = ('out of memory', 'DefaultCPUAllocator', 'ALLOC_FAILED')  # of CUDA, of the machine, of cuBLAS and cuDNN
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
