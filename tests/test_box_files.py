@@ -45,7 +45,7 @@ def test_no_character_of_a_string_ends_a_line(tmp_path, end):
 
 @pytest.mark.parametrize('text, others', [
     ('1,000', ''), ('007', ''), ('1,000,000', ''), ('1,234,567', ''), ('1,234', f'{QUAD},SALE'),
-    ('12,50', f'{QUAD},###'),
+    ('12,50', f'{QUAD},###'), ('1,234,567.50', ''),
 ])
 def test_a_string_of_numbers_is_no_corner(tmp_path, text, others):
     for name in ('', 'a.jpg\t'):

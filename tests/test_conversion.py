@@ -48,6 +48,9 @@ def test_of_two_readings_the_more_certain_one_is_kept(tmp_path):
     assert strings_of(tmp_path, light, read_both=True) == {'bicubic': ['160'], 'dark': ['160']}
     light.putalpha(0)  # what is transparent is read on white
     assert strings_of(tmp_path, light, read_both=True, keep_alpha=True) == {'bicubic': ['255'], 'dark': ['255']}
+    light.paste((200, 200, 200, 255), (0, 0, 20, 20))  # on black, where it is the lighter
+    strings = strings_of(tmp_path, light, read_both=True, keep_alpha=True)
+    assert strings['bicubic'] == strings['dark'] and 90 < int(strings['dark'][0]) < 110
 
 
 def test_what_is_restored_is_what_a_test_of_main_restores(tmp_path):

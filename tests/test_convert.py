@@ -71,13 +71,15 @@ def test_the_published_command_in_another_folder(folder, monkeypatch, capsys):
 
 
 def test_sheets_of_gains_and_failures(tmp_path):
-    colors = {'gain.png': (9, 0, 0), 'lost.png': (0, 9, 0), 'unread.png': (0, 0, 9), 'both.png': (9, 9, 0)}
-    right = dict(zip(colors, [(False, True), (True, False), (False, False), (True, True)]))
+    colors = {'gain.png': (9, 0, 0), 'lost.png': (0, 9, 0), 'unread.png': (0, 0, 9), 'both.png': (9, 9, 0),
+              'seen.png': (9, 0, 9)}
+    right = dict(zip(colors, [(False, True), (True, False), (False, False), (True, True), (False, False)]))
     (tmp_path / 'compare').mkdir()
     for name in colors:
         Image.new('RGB', (20, 10), colors[name]).save(tmp_path / 'compare' / name)
     rows = [Row(name, name, method, correct=value) for name in sorted(colors, reverse=True)
             for method, value in zip(('bicubic', 'textsr'), right[name])]
+    rows.append(Row('seen.png', 'seen.png', 'original', correct=True))
     save_sheets([*rows, Row('no label.png', 'no label.png', 'textsr')], tmp_path)
 
     def drawn(sheet):
@@ -87,7 +89,7 @@ def test_sheets_of_gains_and_failures(tmp_path):
         return [name for color in order for name in colors if colors[name] == color]
 
     assert drawn('gained.png') == ['gain.png']
-    assert drawn('failed.png') == ['lost.png', 'unread.png'], 'what bicubic reads comes first'
+    assert drawn('failed.png') == ['lost.png', 'seen.png', 'unread.png'], 'what bicubic reads comes first'
     save_sheets([row for row in rows if row.result == 'lost.png'], tmp_path)
     assert sorted(path.name for path in (tmp_path / 'sheets').iterdir()) == ['failed.png'], 'gained.png was of before'
 

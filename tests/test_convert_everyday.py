@@ -17,13 +17,16 @@ import convert
 from lib.imaging import read_image
 from lib.inference import conversion
 from lib.inference.files import find_images
+from lib.inference.flags import parse_args
 from lib.vocabulary import Vocabulary
 
 ROOT = Path(convert.__file__).resolve().parent
 
 
-@pytest.mark.parametrize(('scale', 'methods'), [('2', ['bicubic', 'textsr']), ('4', ['bicubic', 'srgan', 'textsr'])])
-def test_measuring_takes_the_shipped_generators_of_the_scale(scale, methods, tmp_path):
+@pytest.mark.parametrize(('scale', 'methods', 'file'), [
+    ('2', ['bicubic', 'textsr'], 'textsr_x2.pth'), ('4', ['bicubic', 'srgan', 'textsr'], 'textsr_32x8.pth')])
+def test_measuring_takes_the_shipped_generators_of_the_scale(scale, methods, file, tmp_path):
+    assert Path(parse_args(['--ds_scale', scale]).paths['textsr']).name == file
     Image.effect_noise((64, 32), 60).save(tmp_path / 'word.png')
     assert convert.main(['-i', str(tmp_path / 'word.png'), '-o', str(tmp_path / 'out'), '--ds_scale', scale,
                          '--no_read', '--no_compare']) == 0
@@ -178,6 +181,7 @@ def test_boxes_and_labels_without_effect(run, tmp_path, read_as_sale):
     flags = ['a', '--no_read', '--labels', 'gt.txt', '-o', 'none', '--methods', 'bicubic', 'textsr']
     assert run(*flags, '--no_compare')[0] == 2 and not (tmp_path / 'none').exists()
     assert run(*flags)[0] == 0, 'drawings show the labels'
+    assert not (tmp_path / 'none/sheets').exists() and not (tmp_path / 'none/compare/.original').exists()
 
 
 def test_transparency_is_kept(run, tmp_path):
@@ -302,7 +306,7 @@ def test_a_result_larger_than_pillow_opens_is_on_the_page(run, tmp_path, monkeyp
     assert '"width":160,"height":80' in (tmp_path / 'out/compare/index.html').read_text()
 
 
-def test_the_colour_profile_stays_and_further_frames_are_told(run, tmp_path):
+def test_the_colour_profile_stays_and_further_frames_are_told(run, tmp_path, monkeypatch):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     photo().save(tmp_path / 'a.png', icc_profile=profile)
     photo().convert('CMYK').save(tmp_path / 'b.jpg', icc_profile=profile.replace(b'RGB ', b'CMYK', 1))
@@ -315,6 +319,10 @@ def test_the_colour_profile_stays_and_further_frames_are_told(run, tmp_path):
     assert status == 0 and reported.count('frames') == 1 and 'c.tif: the first of its 2 frames or pages' in reported
     kept = [Image.open(tmp_path / f'enlarged/{name}.png').info.get('icc_profile') for name in 'abcde']
     assert kept == [profile, None, None, profile, profile]
+    monkeypatch.setattr(conversion, 'KEPT_PIXELS', 100)
+    assert run('a.png', '--ds_scale=4', '--methods', 'bicubic', '-o', 'measured')[0] == 0
+    for name in ('bicubic/a.png', 'compare/.original/a.png'):
+        assert Image.open(tmp_path / 'measured' / name).info.get('icc_profile') == profile
 
 
 def test_an_image_given_twice_is_converted_once(run, tmp_path):

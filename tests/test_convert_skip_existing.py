@@ -8,7 +8,10 @@ import torch
 from helpers import photo
 
 from lib.checkpoint import save_checkpoint
+from lib.inference.flags import parse_args
+from lib.inference.report import settings_of
 from lib.models.generator import Generator
+from lib.options import WEIGHTS
 
 
 def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
@@ -28,7 +31,9 @@ def test_going_on_leaves_out_what_is_there(run, tmp_path, interrupt_at):
     assert summary['methods']['textsr'] == {'images': 4, 'words': 4, 'accuracy': 0.0}
     lines = (tmp_path / 'enlarged/metrics.tsv').read_text().splitlines()
     assert len(lines) == 1 + 2 * 4 and len({line.count('\t') for line in lines}) == 1
-    assert all(f'"{number}.png"' in (tmp_path / 'enlarged/compare/index.html').read_text() for number in range(4))
+    page = (tmp_path / 'enlarged/compare/index.html').read_text()
+    assert all(f'"{number}.png"' in page for number in range(4))
+    assert '"string":null' not in page, 'what was read as nothing was read'
     (tmp_path / 'enlarged/compare/3.png').unlink()
     assert '3 of 4 images have their results already' in run(*flags)[2]
 
@@ -99,6 +104,29 @@ def test_going_on_with_a_label_more(run, tmp_path):
         status, _, reported = run('a.png', 'b.png', '-o=out', '--labels', 'gt.txt', '--skip_existing')
         assert status == 0
     assert '1 of 2 images have their results already' in reported and figures(tmp_path) == {'textsr': 2}
+
+
+def test_going_on_with_words_of_photographs_and_labels(run, tmp_path):
+    photo((40, 20)).save(tmp_path / 'a.png')
+    (tmp_path / 'gt.txt').write_text('a.png\tx\n')
+    for _ in range(2):
+        status, _, reported = run('a.png', '--zoom=2,2,9,9', '--labels', 'gt.txt', '--skip_existing')
+    assert status == 0 and '1 of 1 images have their results already' in reported
+
+
+def test_every_setting_that_figures_depend_on_counts(tmp_path):
+    (tmp_path / 'boxes.txt').write_text('1,2,30,40')
+    (tmp_path / 'ground.pth').write_text('1')
+    flags = ['a.png', '--boxes', str(tmp_path / 'boxes.txt'), '--background', f'ground={tmp_path / "ground.pth"}']
+    before = settings_of(parse_args(flags))
+    weights = str(WEIGHTS / 'srgan.pth')
+    for more in (['--beam_width=1'], ['--aster_path', weights], ['--background=bicubic'],
+                 ['--methods', f'textsr={weights}'], ['--zoom=1,2,3,4'], ['--ds_scale=2'], ['--no_read']):
+        assert settings_of(parse_args([*flags, *more])) != before, more
+    for name, content in (('boxes.txt', '1,2,30,41'), ('ground.pth', '2')):
+        before = settings_of(parse_args(flags))
+        (tmp_path / name).write_text(content)
+        assert settings_of(parse_args(flags)) != before, name
 
 
 @pytest.mark.parametrize('name, content', [

@@ -166,16 +166,17 @@ def test_a_loss_that_is_nan_on_one_process_stops_all_with_one_message(tmp_path, 
 
 
 def test_table_of_two_processes_equals_that_of_one(tmp_path, tiny_lmdb, tiny_aster):
-    sets = [f'a={tiny_lmdb("a", words=("sun", "Moon", "ab1", "K9", "rain"))}', f'b={tiny_lmdb("b", words=("no",))}']
+    words = tiny_lmdb('a', ('sun', 'Moon', 'ab1', 'K9', 'rain', 'wet'), changes={'image-000000006': b'damaged'})
+    sets = [f'a={words}', f'b={tiny_lmdb("b", words=("no",))}']
     argv = ['--test', '--methods', 'bicubic', '--aster_path', tiny_aster, '--single_test', *SMALL,
             '--test_data_dir', *sets]
     ranks = run_two(tmp_path / 'processes', [*argv, '--logs_dir', tmp_path / 'two'])
     assert [rank.result[0] for rank in ranks] == [0, 0]
     assert run([*argv, '--logs_dir', tmp_path / 'one'])[0] == 0
     table = (tmp_path / 'one' / 'results.md').read_text()
-    assert '| a | 5 |' in table and '| b | 1 |' in table and '| combined | 6 |' in table
+    assert 'below 64x32' in table and '| a | 5 |' in table and '| b | 1 |' in table and '| combined | 6 |' in table
     assert (tmp_path / 'two' / 'results.md').read_text() == table
-    assert ranks[0].text.strip().endswith(table.strip())
+    assert ranks[0].text.strip().endswith(table.strip()) and 'a: 1 of 6 records could not be read' in ranks[0].text
     assert ranks[1].text == ''
 
 

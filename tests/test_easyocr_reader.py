@@ -1,4 +1,5 @@
 import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -61,6 +62,16 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'easyocr', None)
     with pytest.raises(ValueError, match='--reader easyocr: .*pip install easyocr'):
         easyocr_reader()
+
+
+def test_weights_that_are_installed_are_not_downloaded(monkeypatch):
+    made = []
+    monkeypatch.setitem(sys.modules, 'easyocr', SimpleNamespace(
+        Reader=lambda *_, **options: made.append(options) or SizeReader('en')))
+    package = SimpleNamespace(__file__=os.path.join('there', '__init__.py'))
+    monkeypatch.setitem(sys.modules, 'easyocr_en_models', package)
+    easyocr_reader()
+    assert made[0]['model_storage_directory'] == os.path.join('there', 'models') and not made[0]['download_enabled']
 
 
 def test_the_letters_of_a_picture_reach_it_dark(monkeypatch):

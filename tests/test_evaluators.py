@@ -74,6 +74,12 @@ def test_second_protocol_enlarges_small_pictures_only():
     assert strings == {0: '2', 1: '0', 3: '9'}  # 40x20 is below; 100x40 is not, nor is 64x31
 
 
+def test_a_result_is_read_as_a_file_would_hold_it():
+    """In 8 bits, where 0.0499 is 13 of 255: this reader's 1, and not its 0."""
+    readings, _ = run({'dark': lambda lr: Method(scale=4)(lr) * 0 + 0.0499}, below=(32, 64))
+    assert {r.string for r in readings if r.method == 'dark' and (r.lr_size == '32x8' or r.index == 1)} == {'1'}
+
+
 def test_of_two_readings_the_more_certain_one_counts():
     """The darker, as this reader is surest of what is black."""
     methods = {'bicubic': Method(scale=4), 'black': lambda lr: Method(scale=4)(lr) * 0,
@@ -92,6 +98,10 @@ def test_pictures_of_words():
     sheet = compare_words(samples, aster_reader(recognizer, VOCABULARY, 3), VOCABULARY, methods, 'cpu', SIZE)
     assert recognizer.beam_widths == {3}
     assert sheet.mode == 'RGB' and sheet.width > 256 and sheet.height > 3 * 64
+    samples = EvalSamples([RECORDS[0]._replace(label='2!')], [SIZE])
+    strict, other = (compare_words(samples, aster_reader(recognizer, VOCABULARY), vocabulary, methods, 'cpu', SIZE)
+                     for vocabulary in (Vocabulary(case_sensitive=True), VOCABULARY))
+    assert strict != other, 'the ! that is missing counts, and is marked, in one of them'
 
 
 @pytest.mark.parametrize(('amp', 'flags', 'method'), [('off', [], 'textsr'), ('bf16', [], 'textsr'),

@@ -75,3 +75,10 @@ def test_jpegs_are_decoded_to_their_end():
         data = noise(200, 90, 'JPEG', **options)
         assert own_size(data) == (200, 90)
         assert own_size(data[:-40]) is None, options
+
+
+@pytest.mark.parametrize(('orientation', 'size'), [(4, (30, 20)), (5, (20, 30)), (8, (20, 30))])
+def test_the_size_is_that_of_the_picture_as_it_is_shown(orientation, size):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    assert image_size(noise(30, 20, 'JPEG', exif=exif)) == size

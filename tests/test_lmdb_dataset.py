@@ -84,13 +84,13 @@ def test_num_samples_wrong(tiny_lmdb, count, message):
         LmdbDataset([tiny_lmdb(changes={'num-samples': count})])
 
 
-@pytest.mark.parametrize('damage', ['no lmdb', 'zero bytes', 'cut off', 'no pages'])
+@pytest.mark.parametrize('damage', ['no lmdb', 'zero bytes', 'cut off', 'last page', 'no pages'])
 def test_data_file_damaged(tiny_lmdb, tmp_path, damage):
     path = tiny_lmdb(changes={f'image-{THIRD}': os.urandom(200_000)})
     data = tmp_path / 'words' / 'data.mdb'
     whole = data.read_bytes()
     data.write_bytes({'no lmdb': b'<html>not found</html>' * 1000, 'zero bytes': b'',
-                      'cut off': whole[:len(whole) // 2], 'no pages': whole[:8192]}[damage])
+                      'cut off': whole[:len(whole) // 2], 'last page': whole[:-1], 'no pages': whole[:8192]}[damage])
     with pytest.raises(ValueError, match='words: (not a readable LMDB|cut off)'):
         LmdbDataset([path])
 

@@ -38,9 +38,9 @@ def reader():
 def test_torch_hub_gives_each_network_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     word = Image.open(WORD).resize((128, 32))
-    for name in ('textsr', 'srgan'):
-        large = torch.hub.load(str(ROOT), name, source='local').enlarge(word)
-        assert large.size == (512, 128) and large.mode == 'RGB'
+    small = word.resize((32, 8))
+    for name in ('textsr', 'textsr_x2', 'srgan'):
+        assert torch.hub.load(str(ROOT), name, source='local').enlarge(small) == Enlarger(name).enlarge(small)
     assert torch.hub.load(str(ROOT), 'aster', source='local').read(word).lower() == 'pharmacy'
 
 
@@ -124,8 +124,11 @@ def test_one_word_many_words_and_batches_read_alike(reader):
     assert reader.read(images) == strings and reader.read([]) == []
     scored = reader.read(pictures, with_scores=True)
     assert [string for string, _ in scored] == strings and reader.read(pictures[1], with_scores=True) == scored[1]
-    blurred = reader.read([picture.resize((24, 6)) for picture in pictures], with_scores=True)
+    pictures = [picture.resize((24, 6)) for picture in pictures]
+    blurred = reader.read(pictures, with_scores=True)
     assert all(score < sharp <= 0 for (_, score), (_, sharp) in zip(blurred, scored))
+    greedy = reader.read(pictures, beam_width=1)
+    assert [reader.read(picture, beam_width=1) for picture in pictures] == greedy != [string for string, _ in blurred]
 
 
 @pytest.mark.parametrize('words', [[Image.new('RGB', (9, 9 + i)) for i in range(6)], torch.rand(6, 3, 9, 9)])

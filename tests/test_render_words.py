@@ -9,7 +9,7 @@ import time
 import lmdb
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, JpegImagePlugin
 
 from lib.wordsets.rendering import fonts as font_tools
 from lib.wordsets.rendering import labels, styles
@@ -97,6 +97,7 @@ def test_images_have_the_height_and_differ(tmp_path, fonts):
     images = [pixels(data) for _, data in records]
     assert all(48 <= image.shape[0] <= 72 and image.shape[2] == 3 and image.shape[1] >= 16 for image in images)
     assert all(image.std() > 4 for image in images)
+    assert all(JpegImagePlugin.get_sampling(Image.open(io.BytesIO(data))) == 0 for _, data in records), 'colour in full'
     colours = {tuple(image.mean((0, 1)).astype(int) // 16) for image in images}
     assert len({image.shape for image in images}) > 50 and len(colours) > 40
     assert len({label for label, _ in records}) > 45
@@ -107,6 +108,7 @@ def test_labels_are_drawable_and_like_those_of_signs():
     assert dropped == 0 and len(words) > 3000
     made = [labels.make_label(words, np.random.default_rng(i)) for i in range(8000)]
     assert set(''.join(made)) == set(PRINTABLE)
+    made += [labels.make_label(['x' * labels.MAX_LENGTH], np.random.default_rng(i)) for i in range(300)]
     lengths = np.array([len(label) for label in made])
     assert lengths.min() >= 1 and lengths.max() <= labels.MAX_LENGTH and 5 < lengths.mean() < 7.5
     for share, test in ((0.2, str.isupper), (0.15, str.islower), (0.08, lambda s: not any(c.isalpha() for c in s))):
@@ -117,6 +119,9 @@ def test_word_list(tmp_path, fonts):
     words = tmp_path / 'list.txt'
     words.write_bytes('﻿Zürich\r\nabcde\r\n\ntwo words\n'.encode() + b'x' * 40 + b'\n\xff\xfe\n')
     assert labels.read_words(words) == (['abcde'], 4)
+    words.write_text('x' * 20 + '\n' + 'x' * 21)
+    assert labels.read_words(words) == (['x' * 20], 1)
+    words.write_text('abcde\n')
     drawn = [label for label, _ in run(tmp_path / 'out', fonts, '--count', 40, '--words', words)]
     assert sum(label.lower() == 'abcde' for label in drawn) > 10
     words.write_text('Zürich\n')
@@ -179,6 +184,12 @@ def test_plain_fonts_are_drawn_more_often(tmp_path):
     setup = {'seed': 0, 'height': 32, 'words': ['a'], 'photos': [], 'odds': [1, 0],
              'families': [[good], [good._replace(path='nowhere')]]}
     assert all(render_words.render_record(index, setup)[1] for index in range(5)), 'the second cannot be opened'
+
+
+def test_letters_are_not_joined(tmp_path):
+    """This font has a ligature of f and l, which is narrower."""
+    font = font_tools.load_font(write_font(tmp_path / 'font.ttf')[1], 0, 48)
+    assert font.getlength('fl') == font.getlength('f') + font.getlength('l')
 
 
 def check_file(path):
@@ -247,6 +258,7 @@ def test_letters_stand_out():
         low, high = np.percentile(image[10:-10], (5, 95))
         gaps.append(high - low)
     assert min(gaps) > 20
+    assert styles.luma_of(np.eye(3) * 255) == pytest.approx([76, 150, 29], abs=0.5)
 
 
 @pytest.mark.parametrize('flags', [('--count', 0), ('--workers', 0), ('--height', 2), ('--seed', -1),

@@ -53,7 +53,7 @@ def test_quoted_names(tmp_path, separator):
 
 def test_mjsynth(tmp_path):
     """Its lists have, for the label, the number of the word in a lexicon."""
-    lines = ['./1/2/17_Hotel_37021.jpg 37021', './1/2/18_a_b_5.jpg 5', './1/2/19_x_7.jpg 8']
+    lines = ['./1/2/17_Hotel_37021.jpg 37021', './1/2/18_a_b_5.JPG 5', './1/2/19_x_7.jpg 8']
     entries = parse(tmp_path / 'annotation_train.txt', '\n'.join(lines))
     assert labels(entries) == ['Hotel', 'a_b', None] and "MJSynth's lexicon" in entries[2].problem
     assert labels(parse(tmp_path / 'gt.txt', '1_a_37021.jpg 37021\n2.jpg 5\n3.jpg 17')) == ['37021', '5', '17']
