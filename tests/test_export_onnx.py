@@ -98,3 +98,13 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):
     assert export_onnx.main(['a.pth', str(tmp_path / 'a.onnx')]) == 2
     assert capsys.readouterr().err == ('export_onnx.py: needs onnx, onnxscript, onnxruntime: '
                                        'pip install -r requirements-export.txt\n')
+
+
+@needs_exporter
+def test_the_cause_of_a_failed_export_is_named(generator_file, tmp_path, monkeypatch, capsys):
+    def fail(*args):
+        raise RuntimeError('Failed to export the model. ' * 20) from AttributeError('no attribute x')
+
+    monkeypatch.setattr(export_onnx, 'export', fail)
+    assert export_onnx.main([str(generator_file), str(tmp_path / 'out.onnx')]) == 2
+    assert 'no attribute x' in capsys.readouterr().err

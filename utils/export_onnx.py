@@ -123,8 +123,9 @@ def main(argv=None):
         try:
             program = export(module, names, example, metadata)
         except Exception as error:  # the exporter's own, of many kinds; TypeError: a torch without it
+            reason = error.__cause__ or error  # the exporter's own text is the same for every cause
             raise ValueError(f'{args.weights}: torch {torch.__version__} could not export it, a newer one may '
-                             f'({" ".join(str(error).split())[:200]})') from error
+                             f'({" ".join(str(reason).split())[:200]})') from error
         with written_beside(args.output) as partial:
             program.save(partial)
             difference = largest_difference(partial, module)
