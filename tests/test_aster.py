@@ -273,8 +273,10 @@ def test_half_precision_is_for_the_convolutions_of_the_encoder_alone():
 
 def test_untrained_rectification_shows_nearly_the_whole_image():
     x = torch.linspace(-1, 1, 256).expand(1, 3, 64, 256)
-    rectified = Aster(**SMALL).freeze().rectify(x)
+    model = Aster(**SMALL).freeze()
+    rectified = model.rectify(x)
     assert rectified.shape == (1, 3, 32, 100)
+    assert torch.equal(model.control_points(x), model.control_points(-x)), 'whatever the image shows'
     close(rectified[0, 0, 16], torch.linspace(-1, 1, 100), 0.1)
 
 

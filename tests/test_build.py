@@ -10,10 +10,11 @@ from PIL import Image
 
 import main
 from lib import build, engine
-from lib.checkpoint import load_checkpoint
+from lib.checkpoint import load_checkpoint, save_checkpoint
 from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input, to_tensor
 from lib.losses.text_perceptual import text_perceptual_loss
+from lib.models.generator import Generator
 from lib.options import parse_args
 from lib.vocabulary import Vocabulary
 
@@ -54,6 +55,23 @@ def test_flags_reach_the_trainer_and_the_sampler(train):
     assert build.build_samples(args, vocabulary)[1].shares == [0.25, 0.75]
 
 
+def test_each_network_has_its_rate_its_size_and_the_teacher_stays(train, batch, tmp_path):
+    path = tmp_path / 'teacher.pth'
+    save_checkpoint(path, {'state_dict': Generator(4, 1, 4, batch_norm=True).state_dict()})
+    trainer = train('--adversarial_weight=1e-3', '--finetune_aster', '--lr=1e-3', '--aster_lr=1e-6', '--warmup=0',
+                    '--teacher_path', str(path))[3]
+    rates = [group['lr'] for group in trainer.optimizers['generator'].optimizer.param_groups]
+    assert rates == [1e-3, 1e-6] and trainer.discriminator.features[0].out_channels == 2
+    before = {name: value.clone() for name, value in trainer.teacher.state_dict().items()}
+    trainer.step(batch)
+    torch.testing.assert_close(trainer.teacher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_the_recognizer_reads_reductions_of_height_and_width(train):
+    args, _, vocabulary, _ = train('--arch=aster', '--read_reduced', '--width=256', '--height=32', '--ds_scale=4')
+    assert build.build_samples(args, vocabulary)[0].reduced == (8, 64)
+
+
 def test_the_anchor_compares_with_the_high_resolution(train, batch):
     _, recognizer, vocabulary, trainer = train('--tpl_perturbation=0')
     with torch.no_grad():
@@ -79,6 +97,18 @@ def test_the_recognizer_learns_from_what_it_will_be_shown(train):
     trainer.step({'images': torch.from_numpy(np.array(picture))[None].repeat(2, 1, 1, 1),
                   'targets': encode_labels(['sun', 'K9'], vocabulary)})
     assert torch.allclose(seen[0][:1], recognizer_input(to_tensor(picture)[None]), atol=1e-5)
+
+
+def test_the_average_of_a_recognizer_follows_its_weights_and_statistics(train):
+    _, recognizer, vocabulary, trainer = train('--arch=aster', '--ema=0.75', '--warmup=1')
+    expected = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    images = torch.randint(256, (2, 64, 256, 3), dtype=torch.uint8)
+    for _ in range(2):
+        trainer.step({'images': images, 'targets': encode_labels(['sun', 'K9'], vocabulary)})
+        for name, value in recognizer.state_dict().items():
+            expected[name] = 0.75 * expected[name] + 0.25 * value if value.is_floating_point() else expected[name]
+    torch.testing.assert_close(trainer.network('recognizer').state_dict(), expected)
+    assert not torch.allclose(expected['encoder.layer0.1.running_mean'], recognizer.encoder.layer0[1].running_mean)
 
 
 def test_validation_reads_with_the_average_of_the_recognizer_and_leaves_it_alone(tiny_lmdb, tiny_aster, tmp_path,

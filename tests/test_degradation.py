@@ -48,6 +48,34 @@ def test_words_below_sixteen_pixels_are_blurred_less():
     assert kept(16) > 1.2 * kept(32)
 
 
+def photographs(images, seeds=60):
+    return [degrade(images, 2, 'real', torch.Generator().manual_seed(seed))[0] for seed in range(seeds)]
+
+
+def test_real_degradation_keeps_the_brightness_and_adds_noise():
+    flat = photographs(torch.full((1, 3, 32, 96), 0.8))
+    assert max(abs(lr.mean().item() - 0.8) for lr in flat) < 0.07
+    noisy = [lr for lr in flat if lr.std() > 0.005]
+    assert len(noisy) > 15 and max(lr.std().item() for lr in flat) < 0.05
+    grey = sum((lr - lr.mean(0)).abs().mean().item() < 0.004 for lr in noisy)
+    assert 0.25 < grey / len(noisy) < 0.75, 'half of the times the same in all colours'
+
+
+def test_real_degradation_blurs_in_a_direction():
+    """The same draws blur stripes across and stripes along by different amounts."""
+    stripes = (torch.arange(64) // 4 % 2).float().expand(1, 3, 64, 64)
+    ratios = [contrast(one) / contrast(other) for one, other in zip(photographs(stripes), photographs(stripes.mT))]
+    assert max(ratios) > 1.3 and min(ratios) < 1 / 1.3
+
+
+def test_real_degradation_compresses_colours():
+    """JPEG halves the resolution of colours, but not that of the brightness."""
+    rows = (torch.arange(64) // 2 % 2).float()
+    stripes = torch.stack([0.2 + 0.6 * rows, 0.5 + 0 * rows, 0.2 + 0 * rows])[None, :, :, None].expand(1, 3, 64, 64)
+    ratios = [(contrast((lr[0] - lr[1]).mean(1)) / contrast(lr.mean((0, 2)))) for lr in photographs(stripes)]
+    assert min(ratios) < 0.5 * max(ratios)
+
+
 @pytest.mark.parametrize(('arguments', 'said'), [((5,), '192x64'), ((4, 'cubic'), 'cubic')])
 def test_what_cannot_be_done_is_refused(word, arguments, said):
     with pytest.raises(ValueError, match=said):
@@ -63,6 +91,9 @@ def test_directed_blur_has_its_widths_along_and_across():
         assert spread.sum().item() == pytest.approx(1, abs=1e-4)
         deviations = [(spread.sum(1 - axis) * offsets ** 2).sum().sqrt().item() for axis in (0, 1)]
         assert deviations[wide_axis] == pytest.approx(3, rel=0.1) and deviations[1 - wide_axis] == pytest.approx(1, 0.1)
+    spread = directed_blur(point, 3.0, 1.0, math.pi / 4)[0, 0]
+    covariance = (spread * offsets * offsets[:, None]).sum().item()
+    assert covariance == pytest.approx((3 ** 2 - 1) / 2, rel=0.1), 'an angle is from right to down'
     flat = torch.full((1, 3, 9, 20), 0.3)
     assert torch.allclose(directed_blur(flat, 2.0, 1.0, 0.7), flat, atol=1e-6)
     assert torch.equal(directed_blur(point, 0.0, 0.0, 0.0), point)

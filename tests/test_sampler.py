@@ -28,6 +28,8 @@ def test_order_follows_seed_and_epoch_alone():
     assert draws(EpochSampler([20], 4, seed=1)) == first
     assert draws(EpochSampler([20], 4, seed=2)) != first
     assert draws(EpochSampler([20], 4, seed=1), epoch=1) != first
+    orders = [[index for index, *_ in flat(draws(EpochSampler([20], 4, seed=1), epoch))] for epoch in (0, 1)]
+    assert orders[0] != orders[1]
     np.random.seed(5)
     assert draws(EpochSampler([20], 4, seed=1)) == first
 

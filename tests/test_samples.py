@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.datasets.augment import augment, bend, low_resolution, recolour, vary
+from lib.datasets.augment import add_noise, augment, bend, low_resolution, recolour, turn, vary
 from lib.datasets.degradation import degrade
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
@@ -71,6 +71,15 @@ def test_test_samples_tell_small_pictures(picture):
     assert [EvalSamples(range(9), [], indices=range(1, 9, 3)).indices[i] for i in range(3)] == [1, 4, 7]
 
 
+def test_the_low_resolution_of_a_test_is_the_same_whichever_process_makes_it(picture):
+    records = [Record('word', picture)] * 6
+    whole, part = (EvalSamples(records, [(8, 32)], degradation='real', indices=indices)
+                   for indices in (range(6), range(1, 6, 2)))
+    lows = [whole[item]['pairs'][8, 32][1] for item in range(6)]
+    assert all(torch.equal(part[item]['pairs'][8, 32][1], lows[2 * item + 1]) for item in range(3))
+    assert len({low.sum().item() for low in lows}) > 2
+
+
 def test_collate_leaves_out_and_lists_what_is_damaged(picture):
     records = [Record('word', picture), Record('', error='s: broken')]
     samples = PairSamples(records, [(16, 32)], 2)
@@ -88,6 +97,18 @@ def test_augmentation_follows_its_generator(picture):
         seen.append(changed)
     assert sum(changed != picture for changed in seen) > 30
     assert augment(picture, 0.0, np.random.default_rng(1)) == picture == before
+
+
+def test_the_draws_seed_decides_the_augmentation(picture):
+    samples = ReadingSamples([Record('word', picture)], augmentation=1.0)
+    seen = [[samples[0, seed]['images'] for seed in range(6)] for _ in range(2)]
+    assert all(map(torch.equal, *seen)) and not any(torch.equal(seen[0][0], images) for images in seen[0][1:])
+
+
+def test_noise_and_turns_keep_a_white_ground():
+    white = Image.new('RGB', (90, 30), 'white')
+    assert np.asarray(add_noise(white, 14.0, np.random.default_rng(1))).min() > 150
+    assert all(np.asarray(turn(white, np.random.default_rng(seed))).min() > 250 for seed in range(5))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 90), (500, 2)])
@@ -117,9 +138,12 @@ def test_low_resolution_loses_detail_and_keeps_the_mean():
 
 
 def test_colours_change_but_the_word_stays(picture):
+    before, inverted = np.asarray(picture, dtype=float), 0
     for seed in range(40):
         values = np.asarray(recolour(picture, np.random.default_rng(seed)), dtype=float)
-        assert values.std() > 0.2 * np.asarray(picture).std()
+        assert values.std() > 0.2 * before.std()
+        inverted += np.corrcoef(values.mean(2).flat, before.mean(2).flat)[0, 1] < 0
+    assert 2 < inverted < 16, 'one in five'
 
 
 def test_varied_images_follow_their_generator_and_stay_sharp():

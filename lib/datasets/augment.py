@@ -132,7 +132,7 @@ def vary(image, size, strength=1.0, generator=None):
     image = resize(image, size)
     if applies():
         mean = image.mean()
-        image = ((image - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2).clamp(0, 1)
+        image = (image - mean) * (0.5 + 0.7 * draw()) + mean + 0.4 * draw() - 0.2
     if draw() < strength / 4:
         image = 1 - image
     if applies():
