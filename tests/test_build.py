@@ -1,6 +1,7 @@
 """What the flags of main.py make of networks, trainer and data, and what these are given in a step."""
 import io
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 import main
 from lib import build, engine
 from lib.checkpoint import load_checkpoint, save_checkpoint
+from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import encode_labels
 from lib.imaging import recognizer_input, to_tensor
 from lib.losses.text_perceptual import text_perceptual_loss
@@ -126,6 +128,37 @@ def test_validation_reads_with_the_average_of_the_recognizer_and_leaves_it_alone
     states = [load_checkpoint(tmp_path / name / 'last.pth') for name in ('with', 'without')]
     for name, value in states[0]['recognizer'].items():
         assert torch.equal(value, read[1][name]) and torch.equal(value, states[1]['recognizer'][name]), name
+
+
+def test_validation_pools_the_words_of_its_sets(train, tiny_lmdb):
+    args, recognizer, vocabulary, _ = train('--arch=aster')
+    evaluation = build.build_evaluation(args, recognizer.eval(), vocabulary, CPU)
+    sets = [('a', tiny_lmdb('a', ['sun', 'rain', 'wet'])), ('b', tiny_lmdb('b', ['no']))]
+    log = SimpleNamespace(message=lambda text: None, scalars=lambda *numbers: None)
+
+    def psnr(sets):
+        return engine.validate(evaluation, sets, (4, 16), build.build_methods(args, CPU), log, 1)['bicubic/psnr']
+    args.methods, evaluation.workers = ['bicubic'], 0
+    three, one = psnr(sets[:1]), psnr(sets[1:])
+    assert three != one and psnr(sets) == pytest.approx((3 * three + one) / 4, rel=1e-5)
+
+
+def test_a_test_reads_as_the_flags_say(train, tiny_lmdb, tmp_path):
+    args, recognizer, vocabulary, _ = train('--arch=aster', '--degradation=real', '--beam_width=3', '--workers=0')
+    args.methods = ['bicubic']
+    evaluation = build.build_evaluation(args, recognizer, vocabulary, CPU)
+    samples = evaluation.samples([Record('word', photo((128, 32)))] * 4, [(8, 32)])
+    assert len({samples[index]['pairs'][8, 32][1].sum().item() for index in range(4)}) > 1, 'drawn for each picture'
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    methods, sets = build.build_methods(args, CPU), [('words', tiny_lmdb('words', ['sun', 'no']))]
+    engine.test(evaluation, sets, [(8, 32)], methods, tmp_path)
+    torch.testing.assert_close(recognizer.state_dict(), before, rtol=0, atol=0)  # it was in train mode
+    recognizer.decoder.decoder.fc.weight.data.mul_(20)
+    recognizer.decoder.decoder.fc.bias.data.zero_()
+    inputs = recognizer_input(torch.rand(4, 3, 32, 128))
+    scores = [score for _, score in evaluation.reader().read([inputs])]
+    assert scores == pytest.approx(recognizer.decode(inputs, 3)[1].tolist(), rel=1e-4)
+    assert scores != pytest.approx(recognizer.decode(inputs, 5)[1].tolist(), rel=1e-4)
 
 
 def test_a_resumed_run_keeps_its_place_in_the_schedule_where_batches_were_left_out(tiny_lmdb, tiny_aster, tmp_path,
