@@ -263,3 +263,11 @@ def test_weights_that_are_not_finite_are_refused_and_named(tmp_path, value):
     save_checkpoint(tmp_path / 'new.pth', {'generator': generator.state_dict()})
     with pytest.raises(ValueError, match='new.pth: weights of the generator are NaN or infinite: tail.bias$'):
         load_generator(tmp_path / 'new.pth')
+
+
+def test_of_two_kinds_of_weights_the_average_is_taken_without_what_lies_beside_it(tmp_path):
+    raw, average = Generator(2, 1, 4), Generator(2, 1, 4)
+    beside = {'steps.of.another.network': torch.zeros(1)}
+    weights = {f'net.{name}': value for name, value in average.state_dict().items()}
+    save_checkpoint(tmp_path / 'g.pth', {'params': raw.state_dict(), 'params_ema': {**weights, **beside}})
+    assert torch.equal(load_generator(tmp_path / 'g.pth').tail.weight, average.tail.weight)
