@@ -4,6 +4,7 @@ import os
 import resource
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -394,8 +395,6 @@ def test_too_little_memory_keeps_what_is_done(run, folder, interrupt_at):
 
 
 def test_a_device_whose_memory_others_fill_is_named(run, folder, monkeypatch):
-    def load(path):
-        raise RuntimeError('CUDA error: out of memory')
-
-    monkeypatch.setattr('lib.inference.build.load_generator', load)
+    full = mock.Mock(side_effect=RuntimeError('CUDA error: out of memory'))
+    monkeypatch.setattr('lib.inference.build.load_generator', full)
     assert '--device cpu: has no memory left for --srgan_path' in run(folder)[2]
