@@ -25,8 +25,7 @@ FLAT = (128, 120, 140)
 
 
 def parse_args(argv=None):
-    parser = CheckedParser(description='Print how strong a checkerboard generators draw where there is no '
-                                       'detail.',
+    parser = CheckedParser(description='Print how strong a checkerboard generators draw where there is no detail.',
                            formatter_class=HelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')

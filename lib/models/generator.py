@@ -23,7 +23,8 @@ def conv_of_shuffled(conv, x):
     weight = F.pad(conv.weight, (left, width + 1 - left - size) * 2).unfold(2, width, 1).unfold(3, width, 1).flip(2, 3)
     weight = weight.reshape(maps, channels, 2, 2, width // 2, 2, width // 2, 2).permute(0, 2, 3, 1, 5, 7, 4, 6)
     weight = weight.reshape(4 * maps, 4 * channels, width // 2, width // 2)
-    bias = conv.bias.index_select(0, torch.arange(4 * maps, device=x.device) // 4)  # torch 2.7 compiles no repeat here
+    # Each value four times; repeat_interleave as a bias does not compile with torch 2.7.
+    bias = conv.bias.index_select(0, torch.arange(4 * maps, device=x.device) // 4)
     return F.pixel_shuffle(F.conv2d(x, weight, bias, padding=reach), 2)
 
 
