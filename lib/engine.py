@@ -83,10 +83,9 @@ class Run:
         NonFiniteLoss, on every process, where one is NaN or infinite on any.
         """
         numbers = {}
-        names = [list(step) for _, step in self.unread]
-        values = distributed.mean([value for _, step in self.unread for value in step.values()])
-        for (iteration, _), names_of_step in zip(self.unread, names):
-            numbers = {name: values.pop(0) for name in names_of_step}
+        values = iter(distributed.mean([value for _, step in self.unread for value in step.values()]))
+        for iteration, step in self.unread:
+            numbers = dict(zip(step, values))
             check_finite(numbers)
             self.progress.add(numbers)
             self.log.scalars('train', numbers, iteration)
