@@ -108,7 +108,7 @@ class Converter:
     """A conversion: `prepare` reads an image, `convert` processes a list of prepared ones to the end.
 
     enlargers: {method: Method}, of one scale. read: function of at most batch_size PIL images -> (string, score) of
-    each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: an
+    each; None: nothing is read. vocabulary: that of what is read. folders: {method: where its results go}. ground: a
     Method for photographs in which words are known: only these are enlarged by the methods, and put back into its
     enlargement. drawings: the folder of the comparisons, None: none are drawn. words_of: function of an image's path
     and its RGB picture -> corners of its words, pixels. read_both: read words after bicubic interpolation too.
@@ -155,7 +155,7 @@ class Converter:
         if image.mode == 'RGBA':
             behind = ground_of(image)
             alpha, whole, image = image.getchannel('A').convert('RGB'), lay_on(behind, image), image.convert('RGB')
-        images, alpha = (None if part is None else self._fit(part.crop((0, 0, *kept)), size)
+        images, alpha = (None if part is None else resize(to_tensor(part.crop((0, 0, *kept)))[None], size[::-1])
                          for part in (image, alpha))
         job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0], behind,
                   label=self.labels.get(path), profile=profile if profile[16:20] == b'RGB ' else None)
@@ -177,10 +177,6 @@ class Converter:
             raise ValueError('none of its boxes lies inside, and all of it would be enlarged')
         job.is_scene = bool(job.words) or is_photograph
         return job
-
-    def _fit(self, picture, size):
-        images = to_tensor(picture)[None]
-        return resize(images, size[::-1])
 
     def convert(self, jobs):
         """Enlarge the images by every method, save the results, measure and read them, draw; returns their rows."""
