@@ -143,13 +143,11 @@ def render_set(args):
               file=sys.stderr)
     setup = {'seed': args.seed, 'height': args.height, 'words': words, 'photos': photos, 'families': families,
              'odds': odds_of(families)}
-    with LmdbWriter(args.out, force=args.force) as writer:
-        records = render_all(setup, args.count, args.workers)
-        with closing(records):
-            for label, data in tqdm(records, total=args.count, unit='word', mininterval=1):
-                writer.add(label, image=data)
-        total = len(writer)
-    print(f'{total} words written to {args.out}')
+    with LmdbWriter(args.out, force=args.force) as writer, \
+            closing(render_all(setup, args.count, args.workers)) as records:
+        for label, data in tqdm(records, total=args.count, unit='word', mininterval=1):
+            writer.add(label, image=data)
+    print(f'{len(writer)} words written to {args.out}')
 
 
 def main(argv=None):
