@@ -1,6 +1,7 @@
 """Characters and class ids of the recognizer, and the rule by which a word counts as read."""
 import string
 import unicodedata
+from itertools import takewhile
 from pathlib import Path
 
 VOCABULARIES = {
@@ -65,13 +66,8 @@ class Vocabulary:
 
     def decode(self, ids):
         """The string of a sequence of class ids, up to its EOS; PADDING and UNKNOWN print nothing."""
-        characters = []
-        for index in ids:
-            if index == self.eos:
-                break
-            if index < self.eos:
-                characters.append(self.characters[index])
-        return ''.join(characters)
+        read = takewhile(lambda index: index != self.eos, ids)
+        return ''.join(self.characters[index] for index in read if index < self.eos)
 
     def normalize(self, word):
         """The part of a word that is compared: letters and digits, lower-cased; with case_sensitive all, as it is.
