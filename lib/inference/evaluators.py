@@ -1,4 +1,5 @@
 """Testing: every word enlarged by every method and read; all tables come from the list of readings."""
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Callable, NamedTuple, Optional
 
@@ -97,18 +98,15 @@ def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None
     def read(pictures):
         return reader.read([reader.prepare(picture) for picture in pictures])
 
-    def note(batch, lr_size, method, strings, psnrs=None, ssims=None):
-        blank = [None] * len(strings)
-        for index, label, (string, score), p, s in zip(batch['index'], batch['label'], strings, psnrs or blank,
-                                                       ssims or blank):
+    def note(batch, lr_size, method, strings, psnrs=(), ssims=()):
+        for index, label, (string, score), p, s in zip_longest(batch['index'], batch['label'], strings, psnrs, ssims):
             right = vocabulary.same(string, label)
             readings.append(Reading(set_name, lr_size, index, label, method, string, score, p, s, right))
 
     def note_both(batch, lr_size, strings):
         for method in strings if read_both else ():
             if method != BICUBIC:
-                both = more_certain(strings[BICUBIC], strings[method])
-                note(batch, lr_size, f'{BICUBIC}+{method}', both)
+                note(batch, lr_size, f'{BICUBIC}+{method}', more_certain(strings[BICUBIC], strings[method]))
 
     for batch in tqdm(batches(loader), desc=f'test {set_name}', total=len(loader), leave=False, disable=rank() != 0,
                       dynamic_ncols=True):
