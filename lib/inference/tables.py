@@ -19,13 +19,10 @@ def summarize(readings):
 
     With several sets, rows 'combined' pool the words of all, so that a set counts by its size.
     """
-    groups = {}
-    several = len({reading.set for reading in readings}) > 1
-    for reading in readings:
-        groups.setdefault((reading.set, reading.lr_size, reading.method), []).append(reading)
-    if several:
-        for reading in readings:
-            groups.setdefault((COMBINED, reading.lr_size, reading.method), []).append(reading)
+    groups, several = {}, len({reading.set for reading in readings}) > 1
+    named = [(reading.set, reading) for reading in readings] + [(COMBINED, reading) for reading in readings if several]
+    for name, reading in named:
+        groups.setdefault((name, reading.lr_size, reading.method), []).append(reading)
     groups = {key: (members, [member for member in members if member.psnr is not None])
               for key, members in groups.items()}
     exact = {}  # {(set, LR size): places of pictures that some method restores exactly}
