@@ -72,10 +72,7 @@ def bend(layers, rng):
         return layers
     if kind < 0.16:
         angle = rng.uniform(0.3, 2.4) * rng.choice((-1, 1))  # angle of the whole word
-        radius = width / abs(angle)
-        inner = radius - height / 2
-        if inner < 0.5 * height:
-            radius = height
+        radius = max(width / abs(angle), height)
         return mesh(layers, *arc(width, height, radius, 1 if angle > 0 else -1))
     rise = height * rng.uniform(0.05, 0.16)
     length, start = width / rng.uniform(0.5, 1.6), rng.uniform(0, 2 * math.pi)

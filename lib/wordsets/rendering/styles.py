@@ -138,20 +138,15 @@ def background(image, rng, photos):
 
 def edge(image, rng):
     """The border of a panel, or a ruled line, near one side of the crop."""
-    height, width = image.shape[:2]
+    height = len(image)
     colour = vivid(rng).astype(np.float32)
     place = int(rng.uniform(0, 0.07) * height) + 1
-    thick = max(1, int(rng.uniform(0.01, 0.06) * height)) if rng.random() < 0.6 else height
+    first, last = 0, place  # of the border
+    if rng.random() < 0.6:
+        first, last = place, place + max(1, int(rng.uniform(0.01, 0.06) * height))  # of the line
     side = rng.integers(4)
-    first, last = (place, place + thick) if thick < height else (0, place)
-    if side == 0:
-        image[first:last] = colour
-    elif side == 1:
-        image[height - last:height - first] = colour
-    elif side == 2:
-        image[:, first:last] = colour
-    else:
-        image[:, width - last:width - first] = colour
+    lines = image if side < 2 else image.swapaxes(0, 1)  # rows, or columns
+    (lines[::-1] if side % 2 else lines)[first:last] = colour
 
 
 def fill(text, height, width, rng, plain):
