@@ -15,7 +15,9 @@ if not __package__:  # run as a file, Python looks for modules beside it; they a
 
 from lib.checkpoint import load_generator
 from lib.imaging import read_image, to_tensor
+from lib.inference.boxes import bounds
 from lib.inference.enlarging import Method
+from lib.inference.flags import zoom
 from lib.inference.tables import markdown_table
 from lib.metrics import checkerboard
 from lib.options import CheckedParser, HelpFormatter
@@ -29,29 +31,23 @@ def parse_args(argv=None):
                            formatter_class=HelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')
-    parser.add_argument('--box', type=box, help='that part, x,y,width,height in pixels; none: the whole photograph')
+    parser.add_argument('--box', type=zoom, metavar='X,Y,W,H', help='that part, in pixels; none: the whole photograph')
     args = parser.parse_args(argv)
     if args.box and not args.image:
         parser.error('--box: a part of which --image?')
     return args
 
 
-def box(text):
-    """'x,y,width,height' as (left, top, right, bottom)."""
-    x, y, width, height = map(int, text.split(','))
-    if min(x, y) < 0 or min(width, height) < 1:
-        raise ValueError(text)
-    return x, y, x + width, y + height
-
-
-def plain_part(path, part=None):
-    """The part of the picture in a file, all of it where part is None; ValueError where there is none."""
+def plain_part(path, corners=None):
+    """The part of the picture in a file between these corners, all of it where there are none; ValueError where it
+    cannot be had."""
     try:
         image = read_image(path)
     except ValueError as error:
         raise ValueError(f'--image {path}: {error}') from error
-    if part is None:
+    if corners is None:
         return image
+    part = bounds(corners)
     if part[2] > image.width or part[3] > image.height:
         raise ValueError(f'--box: reaches beyond {path}, which has {image.width}x{image.height} pixels')
     return image.crop(part)
