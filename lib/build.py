@@ -285,5 +285,5 @@ def resume(args, run, state, sampler):
         progress, steps_an_epoch, before = run.progress, len(sampler), run.progress.iteration
         sampler.set_epoch(progress.epoch, progress.samples_seen)
         progress.iteration = (progress.epoch + 1) * steps_an_epoch - len(sampler)
-        for optimizer in run.trainer.optimizers.values():  # fewer steps, where batches were left out
+        for optimizer in run.trainer.optimizers.values():  # which has made fewer steps where batches were left out
             optimizer.go_to(optimizer.scheduler.last_epoch + progress.iteration - before)

@@ -173,7 +173,7 @@ def resize_bilinear(images, size, antialias=False, align_corners=False):
     if not (images.requires_grad and torch.are_deterministic_algorithms_enabled()):
         return interpolate(images, size)
     down, along = (interpolate(torch.eye(length, device=images.device)[None, None], (length, target))[0, 0]
-                   for length, target in zip(images.shape[-2:], size))  # (length, target): shares of the pixels
+                   for length, target in zip(images.shape[-2:], size))  # (length, target): weights of the pixels
     with torch.autocast(images.device.type, enabled=False):
         return down.T @ images.float() @ along
 

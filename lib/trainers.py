@@ -180,7 +180,7 @@ class Trainer:
 def frozen_copy(network):
     """A copy of the network, whose parameters take no gradient."""
     network = copy.deepcopy(network)
-    for parameter in network.parameters():  # one by one: a recognizer as a whole would take it for unchanging, and fold
+    for parameter in network.parameters():  # not by the network's own method: `Aster` would fold the batch norm
         parameter.requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.RNNBase):
@@ -269,7 +269,7 @@ class RecognizerTrainer(Trainer):
         super().__init__(networks, optimizers, device, amp, ema)
         self.recognizer, self.vocabulary = networks['recognizer'], vocabulary
         if any(isinstance(module, nn.BatchNorm1d) for module in self.recognizer.modules()):
-            self.least_words = 2  # one has no variance; with --sync_bn the norms are of other classes
+            self.least_words = 2  # one has no variance; --sync_bn replaces this class by one for all processes
 
     def step(self, batch, measure=True):
         """One step on 8-bit images (N, 64, 256, 3) and targets (N, T); returns the same kind of numbers."""

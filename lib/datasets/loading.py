@@ -20,7 +20,7 @@ class DataWorkerDied(OSError):
 
 
 class ByValue:
-    """A tensor that is sent to another process as bytes through a pipe, without shared memory; a tensor at its end."""
+    """A tensor that goes to another process as bytes through a pipe, without shared memory; it arrives as a tensor."""
 
     def __init__(self, tensor):
         self.tensor = tensor

@@ -29,7 +29,7 @@ from lib.vocabulary import Vocabulary
 
 TITLES = {'srgan': 'SRGAN', 'textsr': 'TextSR'}  # of methods; others have their own name
 MAX_PIXELS = 400_000_000  # of a result: 1.6 GB in memory; 12 megapixels enlarged 4 times are 192 million
-KEPT_PIXELS = 1_000_000  # a larger result is not kept until it is read and drawn, but a reduced one
+KEPT_PIXELS = 1_000_000  # a larger result is saved at once; a reduced copy is kept to be read and drawn
 DRAWN = 8  # words of a photograph, at most, in its drawing
 
 

@@ -24,7 +24,7 @@ CPU_PIXELS = 8192  # low-resolution pixels of a batch on a CPU: its maps stay in
 CUDA_PIXELS = 36_864
 BICUBIC_RADIUS = 3  # low-resolution pixels to each side that a pixel of a bicubic enlargement depends on
 MAX_WASTE = 1.2  # pixels computed in a batch of different sizes, for each pixel wanted
-NUMBERING = threading.Lock()  # of hooks: torch may give those of two threads the same number, and keep one of them
+HOOKING = threading.Lock()  # torch may give the hooks of two threads the same number, and keep one of them
 
 
 class Tile(NamedTuple):
@@ -213,7 +213,7 @@ class Method:
 
         hooks = []
         if self.generator is not None:
-            with NUMBERING:
+            with HOOKING:
                 hooks = [module.register_forward_pre_hook(lambda _module, args: blank(args[0]))
                          for module in self.generator.modules() if isinstance(module, nn.Conv2d)]
                 # the last convolution may be computed without its module being called: blank what it is given

@@ -58,7 +58,7 @@ def open_output():
             os.open(os.devnull, os.O_RDWR)  # gets that number: no file that is opened later may
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
-        if isinstance(stream, Output):  # its error must be seen by who asks for it
+        if isinstance(stream, Output):  # the caller's, who asks it for `failed`
             continue
         if stream is None:
             stream = open(os.devnull, 'w')  # noqa: SIM115 (open until the end)

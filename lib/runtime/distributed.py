@@ -88,8 +88,10 @@ def shutdown(together=True):
     With NCCL a process that fails alone must not: it would wait for the others, who wait for it. torchrun ends them.
     """
     if dist.is_initialized() and (together or 'nccl' not in dist.get_backend()):
-        if 'gloo' in dist.get_backend():  # its threads need the interpreter's lock to let go of the last tensors; torch
-            time.sleep(0.1)  # before 2.4 holds that lock while it waits for them, for ever
+        if 'gloo' in dist.get_backend():
+            # Its threads free the last tensors, for which they need the interpreter's lock: torch before 2.4 holds that
+            # while it waits for them, for ever.
+            time.sleep(0.1)
         dist.destroy_process_group()
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LARGEST = 43  # of an embedding: exp of twice two such fits a float32, and tanh is 1 far below
+LARGEST = 43  # embeddings are clamped to this: exp(2 * 43) fits a float32, and tanh is 1 far below
 CACHED = 1 << 18  # numbers, of 4 bytes, that stay in a core's cache
 
 
