@@ -316,7 +316,7 @@ def data(args, data_dir, device):
 
     results = {}
     for workers in args.workers:
-        (_, elapsed), _, memory = measure({'': lambda workers=workers: read(workers)}, torch.device('cpu'), 1)['']
+        (_, elapsed), _, memory = measure({'': partial(read, workers)}, torch.device('cpu'), 1)['']
         results[f'-j {workers}'] = None, elapsed * batches / max(1, batches - 1), memory
     report(f'Data: {batches} batches of {args.batch_size} pairs, by workers', results, batches * args.batch_size,
            f'-j {args.workers[0]}')
@@ -341,7 +341,7 @@ def conversion(args, data_dir, device):
 
         names = {1: 'one by one', 64: 'batches of 64'}
         torch.set_num_threads(available_cores())  # for both, as without this benchmark
-        variants = {name: lambda size=size: run(size) for size, name in names.items()}
+        variants = {name: partial(run, size) for size, name in names.items()}
         results = measure(variants, device, 1, time.perf_counter)
         torch.set_num_threads(args.threads)
         paths = sorted(path.relative_to(folder / '1') for path in (folder / '1' / 'textsr').glob('*.png'))

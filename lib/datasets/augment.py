@@ -92,7 +92,7 @@ def low_resolution(image, random):
     if blur > 0.2:
         stretch = np.exp(random.uniform(-0.4, 0.4))
         image = image.filter(ImageFilter.GaussianBlur((blur * stretch, blur / stretch)))
-    height = min(image.height, int(round(8 * 4 ** random.random())))
+    height = min(image.height, round(8 * 4 ** random.random()))
     width = 4 * height if random.random() < 0.5 else round(image.width * height / image.height)
     width = max(8, min(width, 8 * height))
     image = image.resize((width, height), KERNELS[random.integers(4)])

@@ -118,8 +118,7 @@ class Reader(nn.Module):
 
     def __init__(self, name_or_path='aster'):
         super().__init__()
-        path = shipped(name_or_path)
-        self.recognizer = load_aster(path).freeze()
+        self.recognizer = load_aster(shipped(name_or_path)).freeze()
         self.vocabulary = vocabulary_of(self.recognizer.num_classes, self.recognizer.alphabet)
         self.eval()
 

@@ -94,10 +94,10 @@ def read_metrics(args, results, say):
             lines = [line for line in csv.DictReader(file, delimiter='\t') if line['result'] in results]
         names = [entry.name for entry in dataclasses.fields(Row)]
         rows = [{name: line[name] or None for name in names if name in line} for line in lines]
-        for row, right in zip(rows, (line['right'] for line in lines)):
+        for row, line in zip(rows, lines):
             row.update({name: float(row[name]) for name in ('score', 'psnr', 'ssim') if row[name] is not None})
             row['result'] = results[row['result']]
-            row['correct'] = {'0': False, '1': True}.get(right)
+            row['correct'] = {'0': False, '1': True}.get(line['right'])
             if row['score'] is not None:  # it was read, be it as nothing
                 row['string'] = row['string'] or ''
         path = Path(args.out_path) / METRICS_JSON

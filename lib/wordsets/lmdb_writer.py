@@ -61,7 +61,7 @@ class LmdbWriter:
             if self.append and os.path.exists(self._data(self.path)):
                 self._copy_existing()
             self._env = lmdb.open(self.partial, map_size=FIRST_MAP_SIZE, sync=False, meminit=False)
-            if self.append and self._source:
+            if self._source:
                 self._read_existing()
         except BaseException as error:
             self._discard()
