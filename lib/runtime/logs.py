@@ -64,10 +64,10 @@ class RunLog:
         kept = self._entries_before(epoch)
         self._hold()
         if not resumed:
-            self._set_aside(os.rename)
+            self._set_aside()
             kept = []
         elif Path(self.args.resume).name != 'last.pth':
-            self._set_aside(shutil.copy2)
+            self._set_aside(copy=True)
         self._write('log.txt', ''.join(kept))
         self._write('args.json', json.dumps(vars(self.args), indent=1, sort_keys=True) + '\n')
         for leftover in self.folder.glob('.*.partial'):
@@ -95,8 +95,8 @@ class RunLog:
             except OSError:  # a file system without locks
                 return
 
-    def _set_aside(self, put):
-        """Move or copy, by `put`, the run in the folder to earlier-1, earlier-2, ... in it.
+    def _set_aside(self, copy=False):
+        """Move the run in the folder to earlier-1, earlier-2, ... in it; copy: copy it, without TensorBoard.
 
         The checkpoint is moved last: if this is interrupted, the next run moves the rest.
         """
@@ -105,12 +105,10 @@ class RunLog:
         older = next(path for number in range(1, 10 ** 6) if not (path := self.folder / f'earlier-{number}').exists())
         older.mkdir()
         for name in ('log.txt', 'args.json', 'tensorboard', 'best.pth', 'last.pth'):
-            if (self.folder / name).exists() and (put is os.rename or name != 'tensorboard'):
-                put(self.folder / name, older / name)
-        if put is os.rename:
-            self.message(f'the run that was in {self.folder} is in {older} now; --resume would have gone on with it')
-        else:
-            self.message(f'what the run in {self.folder} had after {self.args.resume} is kept in {older}')
+            if (self.folder / name).exists() and not (copy and name == 'tensorboard'):
+                (shutil.copy2 if copy else os.rename)(self.folder / name, older / name)
+        self.message(f'what the run in {self.folder} had after {self.args.resume} is kept in {older}' if copy else
+                     f'the run that was in {self.folder} is in {older} now; --resume would have gone on with it')
 
     def _entries_before(self, epoch):
         """The lines of log.txt of earlier epochs."""
