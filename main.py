@@ -140,6 +140,7 @@ def plotting(logs_dir):
 
 
 def seed_everything(seed, deterministic):
+    """Seed torch on all devices; deterministic: operations without a deterministic form are errors."""
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     torch.manual_seed(seed)

@@ -196,9 +196,11 @@ class Evaluation:
     read_both: bool = False  # in tests, see `evaluate`
 
     def reader(self):
+        """The `WordReader` in use."""
         return self.other_reader or aster_reader(self.recognizer, self.vocabulary, self.beam_width)
 
     def samples(self, records, sizes_lr, below=None, indices=None):
+        """The `EvalSamples` of these records for this reader and low resolution; arguments as there."""
         return EvalSamples(records, sizes_lr, self.ds_scale, self.degradation, below, indices, self.seed,
                            self.reader().prepare)
 

@@ -238,6 +238,7 @@ def usual_step(trainer, batch):
 
 
 def training_batch(args, data_dir):
+    """The first --batch_size readable words of an LMDB folder as pairs of 128x32 and 32x8, collated."""
     samples = PairSamples(LmdbDataset([data_dir], 100), [(32, 128)])
     pairs = (samples[index, index, 0] for index in range(len(samples.records)))
     usable = (sample for sample in pairs if 'hr' in sample)

@@ -54,6 +54,7 @@ def plain_part(path, corners=None):
 
 
 def strength(generator, picture):
+    """The checkerboard, in grey levels, of a PIL picture enlarged by the generator."""
     (_, enlarged), = Method(generator).pictures([to_tensor(picture)])
     return checkerboard(to_tensor(enlarged)[None], generator.scale).item()
 

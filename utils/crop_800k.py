@@ -67,6 +67,8 @@ def find_repeated(names):
 
 
 def make_tasks(names, boxes, texts, numbers):
+    """Yield the tasks of these numbers for `crop_chunk`: (number, first four arguments of `crop_image` for each image).
+    """
     repeated = find_repeated(names)
     for number in numbers:
         rows = range(number * CHUNK, min((number + 1) * CHUNK, len(names)))
