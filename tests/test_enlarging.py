@@ -5,7 +5,7 @@ import torch
 
 from lib.imaging import quantize, resize, to_tensor
 from lib.inference import enlarging
-from lib.inference.enlarging import Method, Tile, Workers, receptive_radius, spans, tile_batches
+from lib.inference.enlarging import Method, Span, Tile, Workers, receptive_radius, spans, tile_batches
 from lib.models.generator import Generator
 from lib.runtime.device import autocast
 
@@ -106,7 +106,7 @@ def test_between_two_pictures_the_generator_is_free_for_other_work():
 def test_batches_take_every_image_once_and_keep_within_their_limits():
     torch.manual_seed(0)
     sizes = [tuple(size) for size in torch.randint(1, 40, (300, 2)).tolist()] + [(150, 150), (192, 192)]
-    tiles = [Tile(index, 0, height, 0, height, 0, width, 0, width) for index, (height, width) in enumerate(sizes)]
+    tiles = [Tile(index, *(Span(0, side, 0, side) for side in size)) for index, size in enumerate(sizes)]
     parts = list(tile_batches(tiles, batch_size=16, max_pixels=10_000))
     assert sorted(tile.index for part in parts for tile in part) == list(range(len(sizes)))
     assert max(map(len, parts)) <= 16

@@ -27,30 +27,38 @@ MAX_WASTE = 1.2  # pixels computed in a batch of different sizes, for each pixel
 HOOKING = threading.Lock()  # torch may give the hooks of two threads the same number, and keep one of them
 
 
+class Span(NamedTuple):
+    """A part of a side, start to stop, and first to last with the surroundings that it depends on: pixels of LR."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
 class Tile(NamedTuple):
-    """A part of image `index`: rows top to bottom and columns left to right of the image, and `first_row`, `last_row`,
-    `first_column`, `last_column` with the surroundings that it depends on; low-resolution pixels."""
+    """A part of image `index`."""
 
     index: int
-    top: int
-    bottom: int
-    first_row: int
-    last_row: int
-    left: int
-    right: int
-    first_column: int
-    last_column: int
+    rows: Span
+    columns: Span
 
     @property
     def size(self):
-        return self.last_row - self.first_row, self.last_column - self.first_column
+        """Height and width with the surroundings."""
+        return self.rows.last - self.rows.first, self.columns.last - self.columns.first
+
+    def cut(self, images):
+        """The tile with its surroundings of images (..., h, w)."""
+        return images[..., self.rows.first:self.rows.last, self.columns.first:self.columns.last]
 
 
 def spans(length, tile, radius):
-    """Cut a side of `length` pixels: (start, stop) of each part and (first, last) of it with `radius` around."""
+    """Cut a side of `length` pixels into `Span`s of about `tile` pixels, with `radius` around."""
     count = 1 if length <= tile + 2 * radius else math.ceil(length / tile)
     cuts = [length * number // count for number in range(count + 1)]
-    return [(start, stop, max(0, start - radius), min(length, stop + radius)) for start, stop in zip(cuts, cuts[1:])]
+    return [Span(start, stop, max(0, start - radius), min(length, stop + radius))
+            for start, stop in zip(cuts, cuts[1:])]
 
 
 def tile_batches(tiles, batch_size, max_pixels):
@@ -127,16 +135,14 @@ class Method:
         Only tiles and batches in work are in memory at full precision.
         """
         radius = BICUBIC_RADIUS if self.generator is None else receptive_radius(self.generator)
-        tiles = [Tile(index, *rows, *columns) for index, image in enumerate(images)
+        tiles = [Tile(index, rows, columns) for index, image in enumerate(images)
                  for rows in spans(image.shape[1], tile, radius) for columns in spans(image.shape[2], tile, radius)]
         waiting, canvases = Counter(tile.index for tile in tiles), {}
         groups = list(tile_batches(tiles, batch_size, self.max_pixels))
 
         def work(group):
-            sources = [images[tile.index][:, tile.first_row:tile.last_row, tile.first_column:tile.last_column]
-                       for tile in group]
-            return [Image.fromarray(self._inside(tile, pixels))
-                    for tile, pixels in zip(group, self._together(sources))]
+            results = self._together([tile.cut(images[tile.index]) for tile in group])
+            return [Image.fromarray(self._inside(tile, pixels)) for tile, pixels in zip(group, results)]
 
         with self._masking():
             for group, parts in zip(groups, (workers or Workers(1)).map(work, groups)):
@@ -144,15 +150,15 @@ class Method:
                     height, width = images[tile.index].shape[1:]
                     if tile.index not in canvases:
                         canvases[tile.index] = Image.new('RGB', (width * self.scale, height * self.scale))
-                    canvases[tile.index].paste(part, (tile.left * self.scale, tile.top * self.scale))
+                    canvases[tile.index].paste(part, (tile.columns.start * self.scale, tile.rows.start * self.scale))
                     waiting[tile.index] -= 1
                     if not waiting[tile.index]:
                         yield tile.index, canvases.pop(tile.index)
 
     def _inside(self, tile, pixels):
         """The enlarged tile, uint8 (H, W, 3), without its surroundings."""
-        rows = slice((tile.top - tile.first_row) * self.scale, (tile.bottom - tile.first_row) * self.scale)
-        columns = slice((tile.left - tile.first_column) * self.scale, (tile.right - tile.first_column) * self.scale)
+        rows, columns = (slice((span.start - span.first) * self.scale, (span.stop - span.first) * self.scale)
+                         for span in (tile.rows, tile.columns))
         return np.ascontiguousarray(pixels[rows, columns])
 
     @torch.no_grad()
@@ -191,11 +197,10 @@ class Method:
         result = np.empty((self.scale * image.shape[2], self.scale * image.shape[3], 3), np.uint8)
         for rows in spans(image.shape[2], side, radius):
             for columns in spans(image.shape[3], side, radius):
-                tile = Tile(0, *rows, *columns)
-                part = (..., slice(tile.first_row, tile.last_row), slice(tile.first_column, tile.last_column))
-                enlarged = self.generator.base(image[part]) + self.generator.enlarge(features[part])
-                result[tile.top * self.scale:tile.bottom * self.scale,
-                       tile.left * self.scale:tile.right * self.scale] = self._inside(tile, to_uint8(enlarged[0]))
+                tile = Tile(0, rows, columns)
+                enlarged = self.generator.base(tile.cut(image)) + self.generator.enlarge(tile.cut(features))
+                result[rows.start * self.scale:rows.stop * self.scale,
+                       columns.start * self.scale:columns.stop * self.scale] = self._inside(tile, to_uint8(enlarged[0]))
         return result
 
     @contextlib.contextmanager
