@@ -155,19 +155,18 @@ class Converter:
         if image.mode == 'RGBA':
             behind = ground_of(image)
             alpha, whole, image = image.getchannel('A').convert('RGB'), lay_on(behind, image), image.convert('RGB')
-        images, alpha = (None if part is None else resize(to_tensor(part.crop((0, 0, *kept)))[None], size[::-1])
+        tensor, alpha = (None if part is None else resize(to_tensor(part.crop((0, 0, *kept)))[None], size[::-1])[0]
                          for part in (image, alpha))
-        job = Job(path, name, result, pixels, images[0], alpha if alpha is None else alpha[0], behind,
-                  label=self.labels.get(path), profile=profile if profile[16:20] == b'RGB ' else None)
+        job = Job(path, name, result, pixels, tensor, alpha, behind, label=self.labels.get(path),
+                  profile=profile if profile[16:20] == b'RGB ' else None)
         frames = count_frames(path)
         if frames > 1:
             self.say(f'{printable(path)}: the first of its {frames} frames or pages')
         if self.ds_scale > 1:
-            job.lr, job.hr = degrade(images, self.ds_scale)[0], to_pil(images[0])
+            job.lr, job.hr = degrade(tensor[None], self.ds_scale)[0], to_pil(tensor)
         words = self.words_of(path, whole)
-        for pixels in words:
-            corners = boxes.normalize_corners(pixels, *kept)
-            text = boxes.text_of(pixels)
+        for given in words:
+            corners, text = boxes.normalize_corners(given, *kept), boxes.text_of(given)
             if corners is None:
                 self.say(f'{printable(path)}: the box {text} lies outside of its {kept[0]}x{kept[1]} pixels')
             else:
