@@ -129,11 +129,9 @@ def evaluate(loader, set_name, reader, vocabulary, enlargers, device, below=None
             small = {i: image.to(device) for i, image in enumerate(batch['small']) if image is not None}
             strings = {}
             for method, enlarge in enlargers.items():
-                strings[method] = list(as_they_are)
-                if small:
-                    enlarged = read([quantize(enlarge(image)) for image in small.values()])
-                    for place, reading in zip(small, enlarged):
-                        strings[method][place] = reading
+                enlarged = read([quantize(enlarge(image)) for image in small.values()]) if small else ()
+                by_place = dict(zip(small, enlarged))
+                strings[method] = [by_place.get(place, reading) for place, reading in enumerate(as_they_are)]
                 note(batch, f'below {size_name(below)}', method, strings[method])
             note_both(batch, f'below {size_name(below)}', strings)
     order = {}  # methods and sizes in the order in which they were asked for
