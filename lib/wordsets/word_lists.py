@@ -241,8 +241,7 @@ def match_labels(path, images):
         OSError, ValueError: as `open_list`.
     """
     entries, _, folders = open_list(path)
-    by_file, by_name, lines, problems = {}, {}, [], []
-    count = 0
+    by_file, by_name, problems, count = {}, {}, [], 0
     for entry in entries:
         count += 1
         if entry.problem:
@@ -265,10 +264,8 @@ def match_labels(path, images):
             labels[image] = next(iter(candidates))
         else:
             (ambiguous if candidates else unlabelled).append(str(image))
-    for text, members in ((f'{len(problems)} of {count} lines not used', problems),
-                          (f'{len(ambiguous)} images with several labels, none used', ambiguous),
-                          (f'{len(unlabelled)} of {len(names)} images without a label', unlabelled),
-                          (f'{len(strangers)} names in it of no image', strangers)):
-        if members:
-            lines.append(f'{path}: {text}: {first_five(members)}')
-    return labels, lines
+    told = ((f'{len(problems)} of {count} lines not used', problems),
+            (f'{len(ambiguous)} images with several labels, none used', ambiguous),
+            (f'{len(unlabelled)} of {len(names)} images without a label', unlabelled),
+            (f'{len(strangers)} names in it of no image', strangers))
+    return labels, [f'{path}: {text}: {first_five(members)}' for text, members in told if members]
