@@ -81,10 +81,12 @@ def test_names_do_not_make_columns():
 
 def test_saved_files(tmp_path):
     rows = summarize(READINGS)
-    save_tables(tmp_path, rows, [READINGS[0]._replace(label='a\tb\n"c"')], 'table')
+    save_tables(tmp_path, rows, [READINGS[0]._replace(label='a\tb\n"c"'), READINGS[4]], 'table')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['predictions.tsv', 'results.json', 'results.md']
     lines = (tmp_path / 'predictions.tsv').read_text().splitlines()
-    assert lines[0].split('\t') == ['set', 'lr_size', 'index', 'label', 'method', 'string', 'score']
-    assert lines[1].split('\t') == ['ic13', 'original', '0', 'a b "c"', 'none', 'a', '-1.0000']
+    assert lines[0].split('\t') == ['set', 'lr_size', 'index', 'label', 'method', 'string', 'score', 'correct', 'psnr',
+                                    'ssim']
+    assert lines[1].split('\t') == ['ic13', 'original', '0', 'a b "c"', 'none', 'a', '-1.0000', '1', '', '']
+    assert lines[2].split('\t')[5:] == ['b', '-1.5000', '0', '21.0000', '0.5000']
     cells = json.loads((tmp_path / 'results.json').read_text(), parse_constant=pytest.fail)
     assert row(cells, 'svt', 'textsr')['psnr'] is None and row(cells, 'svt', 'textsr')['accuracy'] == 100

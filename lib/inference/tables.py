@@ -120,14 +120,20 @@ def markdown(rows, sets=None, title='Word accuracy (%), by size of the low-resol
 
 
 def save_tables(folder, rows, readings, text):
-    """Write results.md, results.json and predictions.tsv into a folder, each written beside its place and renamed."""
+    """Write results.md, results.json and predictions.tsv into a folder, each written beside its place and renamed.
+
+    predictions.tsv has a line for each reading, with what paired comparisons need; a figure that there is none of is
+    empty.
+    """
     def plain(value):
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     def field(value):
-        return f'{value:.4f}' if isinstance(value, float) else ' '.join(str(value).split())
+        if isinstance(value, float):
+            return f'{value:.4f}'
+        return '' if value is None else str(int(value)) if isinstance(value, bool) else ' '.join(str(value).split())
 
-    columns = ('set', 'lr_size', 'index', 'label', 'method', 'string', 'score')
+    columns = ('set', 'lr_size', 'index', 'label', 'method', 'string', 'score', 'correct', 'psnr', 'ssim')
     lines = ['\t'.join(columns)] + ['\t'.join(field(getattr(r, c)) for c in columns) for r in readings]
     cells = [{key: plain(value) for key, value in row.items()} for row in rows]
     contents = {'results.md': text + '\n', 'results.json': json.dumps(cells, indent=1) + '\n',
