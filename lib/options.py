@@ -197,7 +197,8 @@ def build_parser():
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
     test.add_argument('--methods', nargs='+', help='bicubic, a file of weights/ such as textsr, or NAME=GENERATOR.pth; '
-                      'none: bicubic, srgan, textsr_32x8 and textsr, with --ds_scale 2 bicubic and textsr_x2')
+                      'differences are to the first; none: bicubic, srgan, textsr_32x8 and textsr, with --ds_scale 2 '
+                      'bicubic and textsr_x2')
     test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
     test.add_argument('--single_test', action='store_true',
                       help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
