@@ -15,8 +15,9 @@ TESTED = {4: ('srgan', 'textsr_32x8', 'textsr'), 2: ('textsr_x2',)}
 LIMIT = 2 ** 32  # of whole numbers, as seeds have it: with some larger ones work would never end, or end in a traceback
 BEAM_WIDTH = 5  # of all reading, ASTER's own; greedy reads 0.3 points less on real_val and saves a sixth of the time
 # Weights of the losses by --arch. What is called SRGAN is Ledig's SRGAN-MSE: its content loss is that of the pixels,
-# without the VGG term that --vgg_weight adds. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip
-# limits word by word, chosen on validation words (docs/results.md).
+# without the VGG term that --vgg_weight adds; 1e-3 is Ledig's, beside a content loss of images in [-1, 1]: four times
+# that of ours. The weight of the Text Perceptual Loss is of a gradient that --tpl_clip limits word by word, chosen on
+# validation words (docs/results.md).
 LOSS_WEIGHTS = {
     'srresnet': {'content': 1.0},
     'srgan': {'content': 1.0, 'adversarial': 1e-3},
