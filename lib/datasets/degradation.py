@@ -35,7 +35,8 @@ def photograph(images_hr, size, generator=None):
 
     1. Gaussian blur along a random direction, sigma 0.9 s to 1.6 s pixels of the final size, across it 0.4 to 1 of
        that; below 16 pixels of height less, in proportion. Between TextZoom's training pairs, 16 pixels high, we
-       measured 0.75 (tenth percentile), 1.0 (median) and 1.5 to 2 (ninetieth).
+       measured 0.75 (tenth percentile), 1.0 (median) and 1.5 to 2 (ninetieth); of these draws, most of which are
+       milder, 0, 0.35 and 1.1.
     2. Contrast 1 - 0.15 s to 1 + 0.1 s about the mean, brightness shifted by up to 0.06 s (measured: 0.75 to 1.2, 0.1).
     3. JPEG of quality 40 to 95, with probability s / 3; reduction by the bicubic, bilinear or box kernel.
     4. Unsharp masking by up to 1, with probability s / 4.
