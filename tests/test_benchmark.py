@@ -41,6 +41,12 @@ def test_data_is_measured_for_each_number_of_workers(tiny_lmdb, tiny_aster, caps
     assert '| -j 0 |' in (text := capsys.readouterr().out) and '| -j 1 |' in text
 
 
+def test_the_batch_that_starts_the_workers_is_not_timed(tiny_lmdb, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, 'measure', lambda *_: {'': ((None, 3.0), 3.1, 0.0)})  # seconds of one batch of two
+    benchmark.data(benchmark.parse_args(['--batch_size', '4', '--workers', '0']), tiny_lmdb(), CPU)
+    assert '| -j 0 | 1.3 | 750.00 |' in ' '.join(capsys.readouterr().out.split())
+
+
 def test_words_are_rendered_from_any_folder(tiny_aster, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('PATH', '')  # no fc-list: no time for the fonts of this machine
@@ -62,13 +68,15 @@ def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys, mon
     assert '| one by one |' in text and any(f'largest difference of the results: {n} of 255' in text for n in (0, 1))
 
 
-def test_variants_take_turns_and_the_fastest_round_counts():
+def test_variants_take_turns_and_the_fastest_round_counts(capsys):
     turns, times = [], iter([0, 5, 10, 11, 20, 22, 30, 37])  # a: 5 s then 2 s, b: 1 s then 7 s
     results = benchmark.measure({name: lambda name=name: turns.append(name) or name for name in 'ab'}, CPU, 2,
                                 lambda: next(times))
     assert turns == ['a', 'b', 'a', 'b']
     assert [(result, elapsed) for result, elapsed, _ in results.values()] == [('a', 2), ('b', 1)]
     assert all(memory > 1 for _, _, memory in results.values())
+    benchmark.report('Title', results, 8, 'a')
+    assert '| b | 8.0 | 125.00 | 2.00 |' in ' '.join(capsys.readouterr().out.split())
 
 
 def test_bad_input_is_one_line(tiny_lmdb, tiny_aster, tmp_path, capsys):

@@ -52,7 +52,8 @@ def test_a_photograph_is_enlarged_in_tiles(generators, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize('flags, message', [
     (['--image', 'gone.png'], '--image gone.png: unreadable image'),
-    (['--image', 'flat.png', '--box', '0,0,8,9'], '--box: reaches beyond flat.png, which has 8x8 pixels'),
+    (['--image', 'flat.png', '--box', '1,0,8,8'], '--box: reaches beyond flat.png, which has 8x8 pixels'),
+    (['--image', 'flat.png', '--box', '0,1,8,8'], '--box: reaches beyond flat.png'),
     (['--image', 'flat.png', '--box', '0,0,9'], "argument --box: '0,0,9' is not X,Y,W,H in whole pixels"),
     (['--box', '0,0,9,9'], '--box: a part of which --image?'),
 ])

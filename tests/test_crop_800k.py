@@ -157,12 +157,13 @@ def test_images_of_other_modes_become_rgb(tmp_path, mode):
     assert Image.open(tmp_path / 'out' / 'syntxt_crop' / 'a_0.jpg').mode == 'RGB'
 
 
-def test_subsets_are_strictly_bigger_and_share_the_crops(tmp_path):
+def test_subsets_are_strictly_bigger_and_share_the_crops(tmp_path, capsys):
     make_image(tmp_path / 'set' / 'a.jpg', size=(400, 100))
     sizes = [(20, 10), (30, 10), (20, 11), (21, 11), (30, 25), (40, 20), (31, 21), (400, 5), (60, 60)]
     entries = [('a.jpg', [box(0, 0, w, h) for w, h in sizes], [' '.join(f'{w}x{h}' for w, h in sizes)])]
     flags = [*make_set(tmp_path / 'set', entries), f'--out_path={tmp_path / "out"}']
-    assert main([*flags, '--min_width', '20', '30', '--min_height', '10', '20']) == 0
+    assert main([*flags, '--min_width', '20', '30', '20', '--min_height', '10', '20', '10']) == 0
+    assert '\n4 words not bigger than any' in capsys.readouterr().out
     names = {path.name: [row['label'] for row in rows(path)] for path in (tmp_path / 'out').glob('*.odgt')}
     assert names['syntax_crop_20x10.odgt'] == ['21x11', '30x25', '40x20', '31x21', '60x60']
     assert names['syntax_crop_30x20.odgt'] == ['31x21', '60x60']

@@ -14,12 +14,13 @@ from utils import plot_training
 
 @pytest.fixture
 def run_folder(tmp_path):
-    def make(name, arch, values):
+    def make(name, arch, values, metric='accuracy', **others):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / 'args.json').write_text(json.dumps({'arch': arch}))
         method = 'none' if arch == 'aster' else arch
         (tmp_path / name / 'log.txt').write_text(''.join(
-            json.dumps({'iteration': step, **({f'{method}/accuracy': value} if value is not None else {})}) + '\n'
+            json.dumps({'iteration': step, **{f'{method}/{metric}': value for method, value in
+                                              {method: value, **others}.items() if value is not None}}) + '\n'
             for step, value in values.items()))
         return str(tmp_path / name)
     return make
@@ -43,6 +44,16 @@ def test_a_line_for_each_run_at_its_values(run_folder, tmp_path):
     assert lines[0][quarter] == pytest.approx(0.75 * lines[0][first] + 0.25 * lines[0][last], abs=3)
     spread = list(lines[1].values())
     assert max(spread) - min(spread) < 3
+
+
+def test_bicubic_interpolation_is_drawn_once_as_far_as_the_longest_run(run_folder, tmp_path):
+    runs = [run_folder(str(last), 'srgan', {100: 24.0, last: 25.0}, 'psnr', bicubic=22.0) for last in (200, 400, 300)]
+    assert plot_training.main([*runs, '--metric', 'psnr', '--out', str(tmp_path / 'out.png')]) == 0
+    longest, bicubic = (colored(tmp_path / 'out.png', FRAMES[number]) for number in (1, 3))
+    assert max(bicubic) == pytest.approx(max(longest), abs=2)
+    words, x, y = plot_training.legend('PSNR (dB)', [])[0]
+    unit = Image.open(tmp_path / 'out.png').crop((x, y, x + words.width, y + words.height))
+    assert unit.tobytes() == words.tobytes()
 
 
 @pytest.mark.parametrize('values', [{5: 50.0}, {1: 0.0, 2: 0.0}])

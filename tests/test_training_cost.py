@@ -14,3 +14,11 @@ def test_operations_of_a_step_are_counted():
                if isinstance(conv, nn.Conv2d)}
     assert flops['generator'] == 3 * sum(forward.values()) - forward[generator.head[0]]
     assert set(flops) == {'generator', 'discriminator', 'recognizer'} and min(flops.values()) > 1e8
+
+
+def test_hours_follow_from_the_operations(monkeypatch, capsys):
+    monkeypatch.setattr(training_cost, 'step_flops', lambda: {'generator': 4e9, 'recognizer': 6e9})
+    training_cost.main(['--words', '72000000', '--epochs', '10'])
+    _, step, total, slow, *_ = capsys.readouterr().out.splitlines()
+    assert step.endswith('= 10.0 GFLOP') and total.endswith('= 7200 PFLOP')
+    assert '100.0 h on one GPU, 13.9 h on eight (90% efficiency); 2000 images/s, 10 MB/s' in slow
