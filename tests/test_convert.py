@@ -4,6 +4,7 @@ import os
 import resource
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -17,11 +18,9 @@ from lib.checkpoint import load_aster
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference import conversion
 from lib.inference.build import build_enlargers, build_reader
-from lib.inference.conversion import Row
 from lib.inference.evaluators import read_words
 from lib.inference.files import output_names
 from lib.inference.flags import parse_args
-from lib.inference.report import save_sheets
 from lib.metrics import psnr
 from lib.options import ASTER_PATH
 from lib.vocabulary import vocabulary_of
@@ -69,30 +68,6 @@ def test_the_published_command_in_another_folder(folder, monkeypatch, capsys):
     assert (folder / 'word.png').read_bytes() == before
     assert convert.main([*flags, '--methods', 'bicubic', '--no_read']) == 0
     assert '1 of 1 images converted' in capsys.readouterr().out, 'results of the first run are read'
-
-
-def test_sheets_of_gains_and_failures(tmp_path):
-    colors = {'gain.png': (9, 0, 0), 'lost.png': (0, 9, 0), 'unread.png': (0, 0, 9), 'both.png': (9, 9, 0),
-              'seen.png': (9, 0, 9)}
-    right = dict(zip(colors, [(False, True), (True, False), (False, False), (True, True), (False, False)]))
-    (tmp_path / 'compare').mkdir()
-    for name in colors:
-        Image.new('RGB', (20, 10), colors[name]).save(tmp_path / 'compare' / name)
-    rows = [Row(name, name, method, correct=value) for name in sorted(colors, reverse=True)
-            for method, value in zip(('bicubic', 'textsr'), right[name])]
-    rows.append(Row('seen.png', 'seen.png', 'original', correct=True))
-    save_sheets([*rows, Row('no label.png', 'no label.png', 'textsr')], tmp_path)
-
-    def drawn(sheet):
-        """Names of the drawings on it, from the top."""
-        column = [tuple(pixel) for pixel in np.asarray(read_image(tmp_path / 'sheets' / sheet))[:, 15]]
-        order = [color for color in dict.fromkeys(column) if color != (255, 255, 255)]
-        return [name for color in order for name in colors if colors[name] == color]
-
-    assert drawn('gained.png') == ['gain.png']
-    assert drawn('failed.png') == ['lost.png', 'seen.png', 'unread.png'], 'what bicubic reads comes first'
-    save_sheets([row for row in rows if row.result == 'lost.png'], tmp_path)
-    assert sorted(path.name for path in (tmp_path / 'sheets').iterdir()) == ['failed.png'], 'gained.png was of before'
 
 
 def test_images_of_all_kinds_and_what_is_none(run, folder, tmp_path):
@@ -346,6 +321,14 @@ def test_a_result_too_large_for_memory_is_named(run, folder, monkeypatch):
     status, _, reported = run(folder, '--ds_scale', 1)
     assert status == 1 and 'a.png' in reported and 'pixels' in reported
     assert run(folder)[0] == 0
+
+
+def test_large_results_are_in_memory_with_few_others(monkeypatch):
+    monkeypatch.setattr(convert, 'WINDOW_PIXELS', 100)
+    converter = SimpleNamespace(batch_size=64, prepare=lambda pixels, *_: SimpleNamespace(pixels=pixels))
+    images = [(pixels, 'name', 'result') for pixels in (30, 80, 150, 10, 20)]
+    windows = [[job.pixels for job in jobs] for jobs in convert.windows(images, converter, {}, None)]
+    assert windows == [[30, 80], [150], [10, 20]]
 
 
 def test_zooms_are_drawn_and_those_outside_named(run, folder, tmp_path):
