@@ -27,10 +27,10 @@ def found(path, *names):
         'Hotel No.12 Main', '$1.50 each', 'St.John, Hall', 'info@shop.com, 12', 'a.jpg 1,2,3,4', 'a.jpg\t1,2,3,4')),
     ('10,20,30,10,Vol.12 1 2 30 40', WORD), ('10\t20\t30\t10\t12 34', WORD), ('10 20 30 10 Joe, 12', WORD),
     ('0,0,9,0,9,5,5,9,0,5,###', [(0, 0), (9, 0), (9, 5), (5, 9), (0, 5)]),
-    ('-3,0,5,5', [(-3, 0), (2, 0), (2, 5), (-3, 5)]),
+    ('-3,0,5,5', [(-3, 0), (2, 0), (2, 5), (-3, 5)]), ('\ufeff10,20,30,10', WORD),  # a byte order mark
 ])
 def test_lines_as_detectors_write_them(tmp_path, line, corners):
-    (tmp_path / 'boxes.txt').write_text(f'{line}\n\n')
+    (tmp_path / 'boxes.txt').write_text(f'{line}\n\n', encoding='utf-8')
     assert found(tmp_path / 'boxes.txt', 'any.jpg') == [[corners]]
 
 

@@ -53,6 +53,15 @@ def test_of_two_readings_the_more_certain_one_is_kept(tmp_path):
     assert strings['bicubic'] == strings['dark'] and 90 < int(strings['dark'][0]) < 110
 
 
+def test_a_drawing_marks_wrong_letters_of_the_recognizers_alphabet(tmp_path):
+    photo((40, 20)).convert('L').save(tmp_path / 'a.png')
+    converter = Converter({'bicubic': Method(scale=4)}, lambda pictures: [('ж', 0.0)], Vocabulary(alphabet='жя'),
+                          {'bicubic': tmp_path / 'out'}, tmp_path / 'drawn', labels={tmp_path / 'a.png': 'я'})
+    converter.convert([converter.prepare(tmp_path / 'a.png', Path('a.png'), Path('a.png'))])
+    red, green, _ = np.moveaxis(np.asarray(Image.open(tmp_path / 'drawn/a.png')).astype(int), 2, 0)
+    assert (red - green > 100).sum() > 20
+
+
 def test_what_is_restored_is_what_a_test_of_main_restores(tmp_path):
     photo((150, 41)).save(tmp_path / 'a.png')
     converter = Converter({'bicubic': Method(scale=4)}, None, Vocabulary(), {}, ds_scale=4, size=(128, 32))

@@ -144,8 +144,8 @@ def test_sub_folders_are_kept(run, tmp_path):
 
 
 def test_earlier_results_below_a_source_are_no_inputs(run, tmp_path, generators):
-    for name in ('a.png', 'x/b.png'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ('a.png', 'x/original/b.png'):  # original: of figures alone, no folder of results
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         photo().save(tmp_path / name)
     for flags in ([], ['--methods', 'bicubic', 'textsr'], ['--methods', f'mine={generators[4]}', '--no_compare']):
         assert '2 of 2 images' in run('.', '--recursive', *flags)[2]
@@ -239,7 +239,7 @@ def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
     status, printed, _ = run('a.png')
     assert (status, printed, read_as_sale) == (0, '', [])
     assert Image.open(tmp_path / 'enlarged/a.png').size == (1600, 1200)
-    photo((400, 100)).save(tmp_path / 'a.png')
+    photo((200, 192)).save(tmp_path / 'a.png')
     assert run('a.png')[1] == 'a.png\tSALE\n', 'a word, however large'
 
 
@@ -353,12 +353,13 @@ def test_avif(run, tmp_path):
 
 
 def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
-    for name in ('a.png', '50% "süß" <script>.png'):
+    for name in ('a.png', '50%25 "süß" <script>.png'):
         photo().save(tmp_path / name)
     photo((300, 220)).save(tmp_path / 'photo.png')
     (tmp_path / 'gt.txt').write_text('a.png\tSOLE\n')
-    assert run('a.png', '50% "süß" <script>.png', 'photo.png', '--zoom', '20,20,60,20', '--labels', 'gt.txt',
-               '--methods', 'bicubic', 'textsr')[0] == 0
+    status, _, reported = run('a.png', '50%25 "süß" <script>.png', 'photo.png', '--zoom', '20,20,60,20', '--labels',
+                              'gt.txt', '--methods', 'bicubic', 'textsr')
+    assert status == 0 and '--labels gt.txt: 2 of 3 images without a label' in reported
     page = (tmp_path / 'enlarged/compare/index.html').read_text(encoding='utf-8')
     assert not re.search(r'(src|href)=|https?:|@import|url\(', page), 'something is fetched'
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
@@ -371,6 +372,6 @@ def test_the_page_shows_every_image(run, tmp_path, read_as_sale):
     for image in data['images']:
         for version in image['versions'].values():
             assert (tmp_path / 'enlarged/compare' / unquote(version['src'])).is_file()
-    assert strange['name'] == '50% "süß" <script>.png' and page.count('<script>') == 1
+    assert strange['name'] == '50%25 "süß" <script>.png' and page.count('<script>') == 1
     assert scene['versions']['textsr']['string'] is None
     assert scene['words'] == [{'box': '20,20,60,20', 'strings': {name: [['SALE', True]] for name in data['methods']}}]

@@ -22,6 +22,7 @@ def corners(left, right):
     ('WAIT', [piece('W', 0, 10), piece('A', 12, 20), piece('IT', 22, 40)], [corners(0, 40)]),
     ('A REPAIR', [piece('A', 0, 9), piece('REP', 20, 50), piece('AIR', 51, 80)], [corners(0, 9), corners(20, 80)]),
     ('TWO WORDS', [piece('TWOWORDS', 0, 99)], [corners(0, 99)]),  # what does not add up is one box
+    ('TWO WORDS', [piece('TWOW', 0, 50), piece('ORDS', 51, 99)], [corners(0, 99)]),
 ])
 def test_words_of_a_line(text, pieces, expected):
     assert words_of_line(text, pieces) == expected
@@ -38,7 +39,7 @@ def test_words_of_a_photograph(monkeypatch):
 
     monkeypatch.setitem(sys.modules, 'rapidocr', SimpleNamespace(RapidOCR=RapidOCR))
     assert Detector().of('a', Image.new('RGB', (300, 200), (1, 2, 3))) == [[(0, 0), (30, 1), (30, 11), (0, 10)]]
-    assert Detector().of('a', Image.new('RGB', (300, 100), (1, 2, 3))) == [], 'a word, not a photograph'
+    assert Detector().of('a', Image.new('RGB', (300, 192), (1, 2, 3))) == [], 'a word, not a photograph'
 
 
 def test_without_the_detector_it_is_named(monkeypatch):

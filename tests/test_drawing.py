@@ -116,6 +116,8 @@ def test_the_grid_keeps_every_picture_whole_and_apart():
     sheet = grid([[red, green], [blue, None]], gap=2)
     assert sheet.size == (10 + 3 + 3 * 2, 8 + 4 + 3 * 2)
     assert (count(sheet, (255, 0, 0)), count(sheet, (0, 128, 0)), count(sheet, (0, 0, 255))) == (50, 24, 16)
+    rows, columns = np.nonzero((np.asarray(sheet) == (255, 0, 0)).all(2))
+    assert (rows.min(), columns.min()) == (2 + (8 - 5) // 2, 2), 'in the middle of its cell'
 
 
 def test_a_stack_is_as_wide_as_its_widest():
