@@ -174,15 +174,30 @@ def test_too_little_memory_is_told_in_one_line(flags, tmp_path, tiny_lmdb, capsy
 
 def test_testing_counts_what_could_be_read(flags, tmp_path, capsys):
     data, ruin = damaged(tmp_path, (3, 8)), damaged(tmp_path, range(1, 9), 'ruin')
-    test = ['--test', '--methods', 'bicubic', '--test_data_dir']
+    test = ['--test', '--methods', 'bicubic', '--single_test', '--test_data_dir']
     assert run(flags, tmp_path, *test, data) == 0
     out, err = capsys.readouterr()
     assert 'damaged: 2 of 8 records could not be read' in err and err.count('unreadable, not counted') == 2
     rows = json.loads((tmp_path / 'results.json').read_text())
     assert {row['words'] for row in rows} == {6} and '| damaged | 6 | bicubic |' in out
+    assert 'below 64x32' in {row['lr_size'] for row in rows}
     assert run(flags, tmp_path / 'none', *test, ruin) == 1
     assert 'not one word could be read' in capsys.readouterr().err
     assert not (tmp_path / 'none').exists()
+
+
+def test_the_words_of_a_demo_are_rendered_where_they_are_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'dataset/demo_val').mkdir(parents=True)
+    (tmp_path / 'dataset/demo_val/data.mdb').touch()
+    commands, statuses = [], iter([0, 1])
+    monkeypatch.setattr(subprocess, 'run', lambda command: commands.append(command)
+                        or subprocess.CompletedProcess(command, next(statuses)))
+    main.render_words()
+    with pytest.raises(OSError, match='demo_train: utils/render_words.py could not render it'):
+        main.render_words()
+    train = ['--out', './dataset/demo_train', '--count', '2400', '--seed', '1']
+    assert [command[2:] for command in commands] == [train, train]
 
 
 def start(command, tmp_path, *flags, missing=()):
