@@ -229,7 +229,7 @@ def test_figures_are_those_of_the_saved_images(run, folder, tmp_path):
 def test_without_reduction_there_is_nothing_to_measure(run, folder, tmp_path):
     photo().save(folder / 'a.png')
     status, printed, _ = run(folder, '--ds_scale', 1)
-    assert status == 0 and 'PSNR' not in printed
+    assert status == 0 and 'PSNR' not in printed and 'a.png' not in printed
     assert [row['method'] for row in table(tmp_path)] == ['bicubic', 'srgan', 'textsr']
 
 
@@ -312,6 +312,7 @@ def test_a_folder_without_images_says_what_was_looked_for(run, folder, tmp_path)
     (folder / 'main.py').touch()
     status, _, reported = run(folder)
     assert status == 1 and '.jpeg' in reported and 'main.py' in reported and str(folder) in reported
+    assert 'not in its sub-folders (--recursive)' in reported
     assert not (tmp_path / 'out').exists()
 
 
@@ -375,6 +376,9 @@ def test_too_little_memory_keeps_what_is_done(run, folder, interrupt_at):
     status, printed, reported = run(folder, '--batch_size', 1)
     assert status == 1 and '1 of 3 images' in printed
     assert 'convert.py: error: out of memory; a smaller --batch_size needs less\n' in reported
+    interrupt_at('0.png', RuntimeError('a fault'))
+    with pytest.raises(RuntimeError, match='a fault'):
+        run(folder)
 
 
 def test_a_device_whose_memory_others_fill_is_named(run, folder, monkeypatch):
