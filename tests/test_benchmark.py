@@ -1,4 +1,8 @@
+from pathlib import Path
+
+import pytest
 import torch
+from PIL import Image
 
 from lib.checkpoint import load_aster
 from utils import benchmark
@@ -66,6 +70,19 @@ def test_conversion_gives_the_same_in_batches(tiny_lmdb, tiny_aster, capsys, mon
     assert benchmark.main(argv) == 0
     text = capsys.readouterr().out
     assert '| one by one |' in text and any(f'largest difference of the results: {n} of 255' in text for n in (0, 1))
+
+
+@pytest.mark.parametrize('side, level, told', [(8, 2, '2 of 255'), (9, 0, '255 of 255')])
+def test_results_that_differ_by_batches_are_told(side, level, told, tiny_lmdb, tiny_aster, capsys, monkeypatch):
+    def convert(argv):
+        folder = Path(argv[argv.index('--out_path') + 1])
+        (folder / 'textsr').mkdir(parents=True)
+        one_by_one = folder.name == '1'
+        Image.new('L', (8, 8 if one_by_one else side), 0 if one_by_one else level).save(folder / 'textsr/a.png')
+
+    monkeypatch.setattr(benchmark.convert, 'main', convert)
+    assert benchmark.main(flags(tiny_aster, '--parts', 'conversion', '--data_dir', tiny_lmdb())) == 1
+    assert f'largest difference of the results: {told}' in capsys.readouterr().out
 
 
 def test_variants_take_turns_and_the_fastest_round_counts(capsys):

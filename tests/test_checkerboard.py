@@ -55,6 +55,8 @@ def test_a_photograph_is_enlarged_in_tiles(generators, tmp_path, monkeypatch, ca
     (['--image', 'flat.png', '--box', '1,0,8,8'], '--box: reaches beyond flat.png, which has 8x8 pixels'),
     (['--image', 'flat.png', '--box', '0,1,8,8'], '--box: reaches beyond flat.png'),
     (['--image', 'flat.png', '--box', '0,0,9'], "argument --box: '0,0,9' is not X,Y,W,H in whole pixels"),
+    (['--image', 'flat.png', '--box=-1,0,8,8'], "argument --box: '-1,0,8,8': X and Y must not be negative"),
+    (['--image', 'flat.png', '--box', '0,0,8,0'], "argument --box: '0,0,8,0'"),
     (['--box', '0,0,9,9'], '--box: a part of which --image?'),
 ])
 def test_wrong_flags(generators, tmp_path, monkeypatch, capsys, flags, message):

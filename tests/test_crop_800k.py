@@ -315,6 +315,17 @@ def test_other_flags_do_not_mix(tmp_path, words, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / 'out').glob('*.odgt')} == {'syntax_crop.odgt'}
 
 
+def test_neither_do_other_files_of_the_same_name(tmp_path, capsys):
+    entry = ('a.jpg', [box(0, 0, 20, 20)])
+    for folder in ('set', 'other'):
+        make_image(tmp_path / folder / 'a.jpg')
+    out = f'--out_path={tmp_path / "out"}'
+    assert main([*make_set(tmp_path / 'set', [(*entry, ['one'])]), out]) == 0
+    changed = make_set(tmp_path / 'set', [(*entry, ['two'])])
+    assert main([*changed, out, f'--syntxt_path={tmp_path / "other"}']) == 2
+    assert '(gt_path, syntxt_path)' in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_alone_until_forced(tmp_path, words, capsys):
     flags = [*words, f'--out_path={tmp_path / "out"}']
     assert main(flags) == 0

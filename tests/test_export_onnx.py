@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from helpers import TINY_ASTER
+from helpers import TINY_ASTER, status_of
 
 from lib.checkpoint import load_generator, save_checkpoint
 from lib.imaging import recognizer_input
@@ -74,10 +74,10 @@ def test_recognizer_reads_what_its_greedy_decoding_does(tmp_path, monkeypatch):
 
 
 @needs_exporter
-def test_what_cannot_be_exported_is_named_and_leaves_nothing(tmp_path, capsys):
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(generator_file, tmp_path, capsys):
     save_checkpoint(tmp_path / 'other.pth', {'a': torch.ones(1)})
-    for weights in ('other.pth', 'none.pth'):
-        assert export_onnx.main([str(tmp_path / weights), str(tmp_path / 'out.onnx')]) == 2
+    for weights, *flags in (['other.pth'], ['none.pth'], [generator_file.name, '--network', 'recognizer']):
+        assert export_onnx.main([str(tmp_path / weights), str(tmp_path / 'out.onnx'), *flags]) == 2
         told = capsys.readouterr().err
         assert str(tmp_path / weights) in told and len(told.splitlines()) == 1
     assert not (tmp_path / 'out.onnx').exists()
@@ -100,6 +100,8 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, capsys):
     assert export_onnx.main(['a.pth', str(tmp_path / 'a.onnx')]) == 2
     assert capsys.readouterr().err == ('export_onnx.py: needs onnx, onnxscript, onnxruntime: '
                                        'pip install -r requirements-export.txt\n')
+    assert status_of(export_onnx.main, ['a.pth', 'a.onnx', '--max_len', '0']) == 2
+    assert '--max_len 0: must be above zero' in capsys.readouterr().err
 
 
 @needs_exporter

@@ -49,8 +49,9 @@ def test_a_line_for_each_run_at_its_values(run_folder, tmp_path):
 def test_bicubic_interpolation_is_drawn_once_as_far_as_the_longest_run(run_folder, tmp_path):
     runs = [run_folder(str(last), 'srgan', {100: 24.0, last: 25.0}, 'psnr', bicubic=22.0) for last in (200, 400, 300)]
     assert plot_training.main([*runs, '--metric', 'psnr', '--out', str(tmp_path / 'out.png')]) == 0
-    longest, bicubic = (colored(tmp_path / 'out.png', FRAMES[number]) for number in (1, 3))
+    first, longest, bicubic = (colored(tmp_path / 'out.png', FRAMES[number]) for number in (0, 1, 3))
     assert max(bicubic) == pytest.approx(max(longest), abs=2)
+    assert min(first) == pytest.approx(min(bicubic), abs=2), 'the first run lies on top where all begin'
     words, x, y = plot_training.legend('PSNR (dB)', [])[0]
     unit = Image.open(tmp_path / 'out.png').crop((x, y, x + words.width, y + words.height))
     assert unit.tobytes() == words.tobytes()

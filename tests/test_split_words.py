@@ -11,8 +11,8 @@ from utils.split_words import main
 
 
 def picture(folder, name, seed, noise=0.0):
-    """A picture of blocks that the seed sets, and its line of gt.txt with `label`."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 8)).astype(float).repeat(8, 0).repeat(8, 1)
+    """A picture of light blocks that the seed sets: much like any other, but for what differs from its mean."""
+    blocks = np.random.default_rng(seed).integers(128, 256, (4, 8)).astype(float).repeat(8, 0).repeat(8, 1)
     grain = np.random.default_rng(seed + 1000).normal(0, 255 * noise, blocks.shape)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray((blocks + grain).clip(0, 255).astype(np.uint8)).save(folder / name)
@@ -43,6 +43,11 @@ def run(tmp_path, *flags):
 def test_every_word_is_in_one_list(words, tmp_path):
     train, val = run(tmp_path, '--input', words, '--val_share', '0.25')
     assert len(val) == 5 and sorted(train + val) == sorted(f'{i}.png' for i in range(20))
+
+
+def test_of_pairs_the_high_resolution_is_taken_and_none_need_be_for_validation(tmp_path):
+    pairs = word_list(tmp_path / 'pairs', [(f'{i}.png', f'small.png\tword{i}', i, 0) for i in range(3)])
+    assert run(tmp_path, '--input', pairs, '--val_share', '0') == (['0.png', '1.png', '2.png'], [])
 
 
 def test_the_seed_sets_the_draw(words, tmp_path):
