@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import status_of
 from PIL import Image
 
 from lib.checkpoint import load_aster
@@ -30,10 +31,11 @@ def test_the_usual_search_finds_what_ours_finds(tiny_aster):
 
 
 def test_reading_is_reported_and_compared(tiny_lmdb, tiny_aster, capsys, monkeypatch):
-    argv = flags(tiny_aster, '--parts', 'reading', '--words', '3', '--data_dir', tiny_lmdb())
+    data = tiny_lmdb(changes={'image-000000002': b''})
+    argv = flags(tiny_aster, '--parts', 'reading', '--words', '3', '--data_dir', data)
     assert benchmark.main(argv) == 0
     text = capsys.readouterr().out
-    assert '| beam 5, usual |' in text and 'identical strings: yes' in text
+    assert 'Reading 2 words' in text and '| beam 5, usual |' in text and 'identical strings: yes' in text
     monkeypatch.setattr(benchmark, 'usual_search', lambda recognizer, columns, width: [[0]] * len(columns))
     assert benchmark.main(argv) == 1
     assert 'identical strings: NO' in capsys.readouterr().out
@@ -102,6 +104,9 @@ def test_bad_input_is_one_line(tiny_lmdb, tiny_aster, tmp_path, capsys):
         assert benchmark.main(flags(tiny_aster, '--parts', part, '--data_dir', path)) == 2
         told = capsys.readouterr().err
         assert path in told and len(told.splitlines()) == 1
+    for wrong, message in (('--rounds=0', 'must be above zero'), ('--workers=-1', 'must not be negative')):
+        assert status_of(benchmark.parse_args, [wrong]) == 2
+        assert f'{wrong.replace("=", " ")}: {message}' in capsys.readouterr().err
 
 
 def test_cudnn_searches_for_kernels_in_training_alone(tiny_lmdb, tiny_aster, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from helpers import alive, children, huge_png, noise, wait_for
+from helpers import alive, children, huge_png, noise, wait_for, write_lmdb
 from PIL import Image
 
 from lib.wordsets.lmdb_writer import LmdbWriter
@@ -301,12 +301,19 @@ def test_check_names_damage(good, capsys, key, value, message):
 def test_check_of_pairs(tmp_path, capsys):
     with LmdbWriter(tmp_path / 'pairs') as writer:
         for _ in range(3):
-            writer.add('word', image_hr=noise(128, 32), image_lr=noise(64, 16))
+            writer.add('wörd', image_hr=noise(128, 32), image_lr=noise(64, 16))
     assert create_lmdb.main(['--check', str(tmp_path / 'pairs')]) == 0
-    assert '3 records of label, image_hr, image_lr' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '3 records of label, image_hr, image_lr' in out and "other characters: 'ö': 3" in out
     change(tmp_path / 'pairs', b'image_lr-000000002', None)
     assert create_lmdb.main(['--check', str(tmp_path / 'pairs')]) == 1
     assert capsys.readouterr().out.startswith('record 2: image_lr: missing\n')
+
+
+def test_check_of_labels_without_images(tmp_path, capsys):
+    path = write_lmdb(tmp_path / 'set', {'label-000000001': b'word', 'num-samples': b'1'})
+    assert create_lmdb.main(['--check', path, '--workers', '1']) == 1
+    assert capsys.readouterr().out == 'no image-%09d or image_hr-%09d keys in it\n'
 
 
 @pytest.mark.parametrize('size', [0, 100, 5000, 20_000])

@@ -315,15 +315,19 @@ def test_other_flags_do_not_mix(tmp_path, words, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / 'out').glob('*.odgt')} == {'syntax_crop.odgt'}
 
 
-def test_neither_do_other_files_of_the_same_name(tmp_path, capsys):
-    entry = ('a.jpg', [box(0, 0, 20, 20)])
+def test_neither_do_other_files_of_the_same_name_and_a_lost_list_is_made_again(tmp_path, capsys):
     for folder in ('set', 'other'):
         make_image(tmp_path / folder / 'a.jpg')
-    out = f'--out_path={tmp_path / "out"}'
-    assert main([*make_set(tmp_path / 'set', [(*entry, ['one'])]), out]) == 0
-    changed = make_set(tmp_path / 'set', [(*entry, ['two'])])
-    assert main([*changed, out, f'--syntxt_path={tmp_path / "other"}']) == 2
+    flags = make_set(tmp_path / 'set', [('a.jpg', [box(0, 0, 20, 20)], ['word'])]) + [f'--out_path={tmp_path / "out"}']
+    gt, lines = tmp_path / 'set/gt.mat', tmp_path / 'out/syntax_crop.odgt'
+    assert main(flags) == 0
+    before = gt.read_bytes()
+    gt.write_bytes(before[:-1])
+    assert main([*flags, f'--syntxt_path={tmp_path / "other"}']) == 2
     assert '(gt_path, syntxt_path)' in capsys.readouterr().err
+    gt.write_bytes(before)
+    lines.unlink()
+    assert main(flags) == 0 and len(rows(lines)) == 1
 
 
 def test_a_finished_run_is_left_alone_until_forced(tmp_path, words, capsys):
@@ -350,7 +354,8 @@ def test_nothing_written_is_status_1_and_leaves_no_list(tmp_path, words, capsys)
     flags = [*words, f'--out_path={tmp_path / "out"}']
     (tmp_path / 'empty').mkdir()
     assert main([*flags, f'--syntxt_path={tmp_path / "empty"}']) == 1
-    assert 'no word was written' in capsys.readouterr().err
+    reported = capsys.readouterr().err
+    assert 'no word was written' in reported and reported.count("\n    '") == 3 and '\n    ...\n' in reported
     assert not list((tmp_path / 'out').glob('*.odgt'))
     assert len(rows(tmp_path / 'out' / 'syntax_crop_skipped.jsonl')) == 150
     assert main(flags) == 0  # the mistake is not held against the next try

@@ -77,7 +77,7 @@ def test_runs_in_folders_of_one_name_are_all_drawn_and_told_apart(run_folder, tm
 
 
 def test_the_legend_has_the_names_of_all_runs():
-    names = [f'a_long_name_of_a_run_{number}' for number in range(7)] + ['x' * 100]
+    names = [f'a_long_name_of_a_run_{number}' for number in range(8)] + ['x' * 100]  # more than there are colours
     picture = plot_training.plot([(name, [(1, 5), (9, 5 + number)]) for number, name in enumerate(names)], 'SSIM')
     places = plot_training.legend('SSIM', names)
     for (_, left, top), (words, x, y) in zip(places, places[1:]):

@@ -137,13 +137,16 @@ def test_the_label_is_what_is_drawn(monkeypatch):
     monkeypatch.setattr('PIL.ImageDraw.ImageDraw.text',
                         lambda self, xy, chars, **style: (drawn.append(chars), text(self, xy, chars, **style))[1])
     caps = Font('caps', None, 0, LETTERS + '-', 'upper')
-    setup = {'seed': 0, 'height': 32, 'words': ['Wort'], 'photos': [], 'families': [[caps]], 'odds': [1]}
+    setup = {'seed': 0, 'height': 32, 'words': ['Wo_rt'], 'photos': [], 'families': [[caps]], 'odds': [1]}
+    made = []
     for index in range(60):
         drawn.clear()
         label, _ = render_words.render_record(index, setup)
         whole = ''.join(drawn)
         assert whole in (label, label * 2)  # twice with an outline
         assert label == label.upper() and set(label) <= set(caps.chars)
+        made.append(label)
+    assert 'WORT' in made, 'less what the font has not'
 
 
 @pytest.mark.parametrize('ink', [0, 15, 60])

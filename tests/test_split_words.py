@@ -74,7 +74,7 @@ def test_no_training_list_stands_beside_another_validation_list(words, tmp_path,
 
 def test_near_duplicates_of_test_words_are_left_out(words, tmp_path, capsys):
     tests = word_list(tmp_path / 'tests', [('a.png', 'WORD-3', 3, 0.02), ('b.png', 'word4', 99, 0),
-                                           ('c.png', 'x', 5, 0)])
+                                           ('c.png', 'x', 5, 0), ('d.png', 'word3', 98, 0)])
     train, val = run(tmp_path, '--input', words, '--apart', tests)
     # 3 has the letters and nearly the picture; 4 has the letters alone, 5 the picture alone
     assert sorted(train + val) == sorted(f'{i}.png' for i in range(20) if i != 3)

@@ -1,3 +1,4 @@
+from helpers import status_of
 from torch import nn
 
 from lib.models.generator import Generator
@@ -21,4 +22,5 @@ def test_hours_follow_from_the_operations(monkeypatch, capsys):
     training_cost.main(['--words', '72000000', '--epochs', '10'])
     _, step, total, slow, *_ = capsys.readouterr().out.splitlines()
     assert step.endswith('= 10.0 GFLOP') and total.endswith('= 7200 PFLOP')
+    assert status_of(training_cost.main, ['--epochs', '0']) == 2 and '--epochs 0' in capsys.readouterr().err
     assert '100.0 h on one GPU, 13.9 h on eight (90% efficiency); 2000 images/s, 10 MB/s' in slow
