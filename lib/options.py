@@ -227,6 +227,10 @@ def parse_args(argv=None):
         if not condition:
             parser.error(message)
 
+    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK'):
+        value = os.environ.get(name) or '0'
+        require(value.isdecimal(), f'{name}={value} in the environment: must be a whole number, as torchrun sets it; '
+                'unset it for one process')
     check_given(args, require)
     fill_in(args)
     check_numbers(args, require)

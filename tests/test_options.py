@@ -267,6 +267,15 @@ def test_one_word_is_no_batch_for_the_recognizer(run, capsys, monkeypatch):
     parse_args(['--arch', 'aster', '--train_data_dir', 'x', '--batch_size', '1', '--sync_bn'])
 
 
+@pytest.mark.parametrize('name', ['WORLD_SIZE', 'RANK', 'LOCAL_RANK'])
+def test_numbers_of_processes_that_are_none_are_told(name, capsys, monkeypatch):
+    monkeypatch.setenv(name, 'two')
+    with pytest.raises(SystemExit) as caught:
+        parse_args(['--sync_bn', '--arch', 'aster', '--batch_size', '1'])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f'main.py: {name}=two in the environment: must be a whole number')
+
+
 def test_vocabulary_against_the_recognizer(run, tmp_path, tiny_aster):
     assert refused(run('--voc_type', 'LOWERCASE'), '--voc_type LOWERCASE', tiny_aster, 'ALLCASES_SYMBOLS')
     assert refused(run('--beam_width', 98), '--beam_width 98')
