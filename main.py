@@ -93,6 +93,9 @@ def train(args, evaluation, state=None):
     log.message(f'{len(records)} words to train on ({records.left_out} left out: empty or above --max_len '
                 f'{args.max_len}; {records.outside} with characters outside {vocabulary.voc_type}), '
                 f'{sampler.global_batch_size} a step, {total_steps} steps on {device}')
+    if args.warmup > total_steps:
+        log.message(f'--warmup {args.warmup}: more than the {total_steps} steps, so the learning rate never gets to '
+                    f'--lr {args.lr:g}; give less')
     methods = {'bicubic': Method(scale=args.ds_scale)}
     if args.arch != 'aster':
         methods[args.arch] = Method(trainer.network('generator'), device=device, amp=args.amp)

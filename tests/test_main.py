@@ -96,8 +96,10 @@ def log(folder):
 
 
 def test_progress_does_not_fill_a_file_with_every_step(flags, tmp_path, capsys):
-    assert run(flags, tmp_path / 'logs') == 0
-    shown = [line for line in re.split('[\r\n]', capsys.readouterr().err) if 'gradient=' in line]
+    assert run(flags, tmp_path / 'logs', '--warmup=9') == 0
+    out, err = capsys.readouterr()
+    assert '--warmup 9: more than the 8 steps, so the learning rate never gets to --lr 0.0001' in out
+    shown = [line for line in re.split('[\r\n]', err) if 'gradient=' in line]
     assert 2 <= len(shown) <= 4 and 'discriminator=' in shown[-1], 'of 8 steps in 2 epochs'
 
 
