@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -269,6 +271,19 @@ def test_a_full_disk_stops_the_run_and_leaves_no_list(tmp_path, words, monkeypat
     assert main([*words, f'--out_path={tmp_path}']) == 1
     assert 'stopped' in capsys.readouterr().err
     assert not list(tmp_path.glob('*.odgt')) and not list(tmp_path.glob('*.jsonl'))
+
+
+@pytest.mark.parametrize('code', [errno.EIO, errno.EMFILE])
+def test_a_failing_machine_stops_the_run_and_takes_no_picture_for_broken(tmp_path, monkeypatch, capsys, code):
+    make_image(tmp_path / 'set/a.jpg')
+    flags = [*make_set(tmp_path / 'set', [('a.jpg', [box(0, 0, 9, 9)], ['word'])]), f'--out_path={tmp_path}']
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, 'convert', mock.Mock(side_effect=OSError(code, os.strerror(code))))
+        assert main(flags) == 1
+    told = capsys.readouterr().err
+    assert 'stopped' in told and os.strerror(code) in told and 'a.jpg' in told
+    assert not list(tmp_path.glob('*.odgt')) and not list(tmp_path.glob('*.jsonl'))
+    assert main(flags) == 0 and len(rows(tmp_path / 'syntax_crop.odgt')) == 1
 
 
 def test_all_but_the_crops_is_on_the_disk_before_the_parts_are_deleted(tmp_path, words, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 from lib.formats import READABLE
 
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # the fault of one name, not of the disk
+MACHINE_ERRORS = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)  # the next picture may meet them
 
 
 def read_gt(path):
@@ -114,7 +115,8 @@ def crop_image(name, repeated, boxes, words, images, out, folder, sizes):
     name, boxes: entries of `imnames` and `wordBB`; words: list of str. repeated: the crops' names are taken already.
     images: folder of the images. Crops bigger than one of `sizes` [(width, height)] go to out/folder.
     Rows: {'crop': path under out, 'label', 'size': [width, height]}, {'small': number of words},
-    {'skip': reason, 'im_name', 'words': number of words, 'detail'}. OSError where the disk refuses a crop.
+    {'skip': reason, 'im_name', 'words': number of words, 'detail'}. OSError where the machine fails to read a picture
+    or the disk refuses a crop.
     """
     def skip(reason, detail, count=None):
         return {'skip': reason, 'im_name': name, 'words': len(words) if count is None else count, 'detail': detail}
@@ -146,6 +148,8 @@ def crop_image(name, repeated, boxes, words, images, out, folder, sizes):
         yield skip('image is missing', path)
         return
     except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
+        if getattr(error, 'errno', None) in MACHINE_ERRORS:
+            raise OSError(error.errno, error.strerror, path) from error
         yield skip('image cannot be read', f'{path}: {error}')
         return
     for k, box in crops:
