@@ -31,7 +31,7 @@ def to_rgb(image, keep_alpha=False):
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, dtype=np.float64)
-        full = float_white(values) if image.mode == 'F' else integer_white(tags)
+        full = float_white(values) if image.mode == 'F' else integer_white(tags, values.max())
         if is_converted and values.max() <= 255:
             full = 255
         if image.mode != 'F' and tags.get(PHOTOMETRIC) == 0:  # zero is white, which Pillow minds for 8 bits only
@@ -60,15 +60,17 @@ def lay_on(ground, image):
     return flat
 
 
-def integer_white(tags):
+def integer_white(tags, high):
     """The value that is white in a grey image of more than 8 bits: what its file declares, whatever it holds.
 
     Pillow gives 16-bit values of all formats but TIFF, whose tags may say that white is less: 12-bit values in 16 bits
-    are taken for 12 bits where MaxSampleValue or BitsPerSample say so, and else are dark.
+    are taken for 12 bits where MaxSampleValue or BitsPerSample say so, and else are dark. 32 bits are more than any
+    camera has: they are taken for 8 or 16 bits where `high`, the brightest value, is within these.
     """
     if MAX_SAMPLE_VALUE in tags:
         return float(np.max(tags[MAX_SAMPLE_VALUE]))
-    return 2.0 ** np.max(tags.get(BITS_PER_SAMPLE, 16)) - 1
+    bits = np.max(tags.get(BITS_PER_SAMPLE, 16))
+    return next((white for white in (255.0, 65535.0) if bits == 32 and high <= white), 2.0 ** bits - 1)
 
 
 def float_white(values):

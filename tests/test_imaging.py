@@ -122,6 +122,13 @@ def test_twelve_bits_in_sixteen_where_the_file_says_so(highest):
     assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / 4095 * 255),) * 3
 
 
+@pytest.mark.parametrize('highest, white', [(200, 255), (40_000, 65535), (2 ** 30, 2 ** 32 - 1)])
+def test_values_of_fewer_bits_in_thirty_two(highest, white):
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, highest]], dtype=np.int32)).save(buffer, 'TIFF')
+    assert read_image(buffer.getvalue()).getpixel((1, 0)) == (round(highest / white * 255),) * 3
+
+
 def test_sixteen_bits_of_which_zero_is_white():
     buffer = io.BytesIO()
     Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(buffer, 'TIFF')
