@@ -203,6 +203,16 @@ def test_results_of_one_image_need_no_name(tmp_path):
     ('x.json', f'[[{10 ** 400}, 1, 2, 2]]', 'x.json: .*too large'),
     ('x.json', '[' * 100_000, 'x.json: .*JSON array'), ('x.txt', 'a.jpg\t' + '[' * 100_000, 'line 1: .*JSON array'),
     *(('x.json', text, f'x.json: {text}: give a list') for text in ('null', '5', '"10,20,30,10"')),
+    *(('x.csv', f'{line}\n', 'line 1: .*no line of column names, no quotes .*, no ;') for line in (
+        'image,x,y,w,h', '"a.jpg","1","2","3","4"', '"1","2","3","4"', '1;2;3;4', 'a.jpg;1;2;3;4')),
+    *(('x.json', text, f'x.json: {value} in the place of boxes: give lists') for text, value in (
+        ('{"a.jpg": 5}', 5), ('{"shapes": 5}', 5), ('[[1, 2, 3, 4], true, []]', 'true'), ('["a", "b"]', '"a"'),
+        ('[{"words": [{"points": [[[1, 2], [3, 4]], 7]}]}]', 7))),
+    ('x.txt', 'a.jpg\t{"points": 5}', 'line 1: 5 in the place of boxes'),
+    ('x.json', '[[[1, 2], ["3", 4]]]', "x.json: .1, 2, '3', 4.: not all are numbers"),
+    *(('x.json', text, 'x.json: "images" and "annotations": give lists of objects') for text in (
+        '{"images": [5]}', '{"images": [], "annotations": 5}', '{"images": [{"id": [1], "file_name": "a"}]}')),
+    ('x.json', '{"images": [{"id": 1, "file_name": 7}]}', 'x.json: "images": give each file_name as a text'),
     ('x.json', '{"images": [{"id": 1}]}', "no 'file_name': give each"),
     ('x.json', '{"images": [], "annotations": [{"image_id": 7, "bbox": [1, 2, 3, 4]}]}', 'no 7: give .* image_id'),
 ])

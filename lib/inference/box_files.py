@@ -22,7 +22,8 @@ def image_of(entry):
     names = (entry[key] for key in ('file_name', 'imagePath', 'input_path', 'image', 'name')
              if isinstance(entry.get(key), str)
              and (key != 'name' or entry[key].lower().endswith(SUFFIXES)))  # it may be that of a class
-    return next(names, '') or (('image_id', entry['image_id']) if 'image_id' in entry else '')
+    number = entry.get('image_id')
+    return next(names, '') or (('image_id', number) if isinstance(number, (int, str)) else '')
 
 
 def find_polygons(value, image=''):
@@ -37,15 +38,19 @@ def find_polygons(value, image=''):
             raise ValueError(f'shape_type {value["shape_type"]}: give rectangles or polygons')
         key = next((key for key in KEYS if value.get(key)), None)
         return find_polygons(value[key] if key else [], image or image_of(value))
-    if not isinstance(value, list) or not value:
+    if value is None or value == []:
         return [(image, None)]
+    if not isinstance(value, list):
+        raise ValueError(f'{json.dumps(value)[:60]} in the place of boxes: give lists of numbers or of corners, or '
+                         'objects with them')
     if all(isinstance(entry, (int, float)) for entry in value):
         return [(image, corners_of(value))]
     if all(isinstance(entry, list) and len(entry) == 2 and not isinstance(entry[0], list) for entry in value):
-        if len(value) == 2:  # opposite corners of a rectangle
-            (left, right), (top, bottom) = map(sorted, zip(*value))
+        numbers = [number for corner in value for number in corner]
+        if len(value) == 2 and all(isinstance(number, (int, float)) for number in numbers):
+            (left, right), (top, bottom) = map(sorted, zip(*value))  # opposite corners of a rectangle
             return [(image, corners_of([left, top, right - left, bottom - top]))]
-        return [(image, corners_of([number for corner in value for number in corner]))]
+        return [(image, corners_of(numbers))]
     return [found for entry in value for found in find_polygons(entry, image)]
 
 
@@ -64,7 +69,8 @@ def corners_of_line(line, before_texts=()):
     """
     fields, count = fields_of(line)
     if count < 4:
-        raise ValueError(f'{line[:60]!r}: give x,y,w,h or x1,y1,x2,y2,..., alone or after an image name and a tab')
+        raise ValueError(f'{line[:60]!r}: give x,y,w,h or x1,y1,x2,y2,..., alone or after an image name and a tab; '
+                         'no line of column names, no quotes around names or numbers, no ;')
     has_score = '.' in fields[count - 1] and 0 <= float(fields[count - 1]) <= 1
     if count > 8 and (any(re.match(r'[-+]?0\d', field) for field in fields[8:count])
                       or count % 2 and not has_score and min(before_texts, default=8) == 8
@@ -85,6 +91,10 @@ def parse_json(content):
         except KeyError as error:
             raise ValueError(f'no {error}: give each of "images" an id and a file_name, each of "annotations" the '
                              'image_id of one of them') from error
+        except TypeError as error:
+            raise ValueError('"images" and "annotations": give lists of objects, each id a number') from error
+        if not all(isinstance(name, str) for name in names.values()):
+            raise ValueError('"images": give each file_name as a text')
     if not isinstance(content, (dict, list)):
         raise ValueError(f'{json.dumps(content)[:60]}: give a list of boxes, or an object with them')
     if isinstance(content, dict) and content.keys().isdisjoint(KEYS):
