@@ -14,16 +14,23 @@ EXAMPLE = re.search(r'\n\n((?:    .*\n)+)', (ROOT / 'textsr.py').read_text())[1]
 
 
 @pytest.fixture(scope='module')
-def installed(tmp_path_factory):
+def source(tmp_path_factory):
+    return tmp_path_factory.mktemp('source')
+
+
+@pytest.fixture(scope='module')
+def installed(source, tmp_path_factory):
     """The folder with what `pip install .` copies into site-packages, built of a copy of the project."""
-    source, target = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site packages')
+    target = tmp_path_factory.mktemp('site packages')
     for folder in ('lib', 'utils'):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns('__pycache__'))
-    for path in [*ROOT.glob('*.py'), ROOT / 'pyproject.toml', ROOT / 'README.md', ROOT / 'LICENSE']:
-        shutil.copy(path, source)
+    for name in [*files(ROOT, '*.py'), 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE']:
+        shutil.copy(ROOT / name, source)
+    (source / 'tests').mkdir()
+    (source / 'tests/test_nothing.py').touch()
     (source / 'weights').symlink_to(ROOT / 'weights')
-    build = subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'build', '--build-lib',
-                            str(target)], cwd=source, check=True, capture_output=True, text=True)
+    build = subprocess.run([sys.executable, '-c', 'import setuptools; setuptools.setup()', '-q', 'egg_info', 'build',
+                            '--build-lib', str(target)], cwd=source, check=True, capture_output=True, text=True)
     assert 'deprecated' not in build.stderr, 'a later setuptools would refuse it'
     return target
 
@@ -40,6 +47,13 @@ def test_all_goes_into_one_module_and_one_folder(installed):
         assert files(project / folder) == files(ROOT / folder), 'packages and package-data of pyproject.toml'
     assert files(project, '*.py') == files(ROOT, '*.py')
     assert files(project, 'weights/*.pth') == files(ROOT, 'weights/*.pth')
+
+
+def test_a_source_distribution_holds_no_tests(installed, source):
+    """They need much that it has not: data, documents, what other tests share."""
+    listed = list(map(os.path.normpath, (source / 'textsr.egg-info/SOURCES.txt').read_text().split()))
+    assert {'convert.py', 'weights/textsr.pth'} <= set(listed)
+    assert not [name for name in listed if name.startswith('tests')]
 
 
 def test_example_and_commands_run_elsewhere(installed, tmp_path):
