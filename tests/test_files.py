@@ -116,3 +116,17 @@ def test_of_many_files_that_are_no_images_some_are_named(run, tree, tmp_path):
         Path(f'in/{number}.md').touch()
     reported = run('in', '--no_read')[2]
     assert '9 files not images by their names: 0.md, 1.md, 2.md, 3.md, 4.md, ...\n' in reported
+
+
+def test_what_a_killed_run_left_unfinished_is_removed(run, tree, tmp_path):
+    tree('in/x/a.png')
+    left = ['out/.metrics.tsv.77.partial', *(f'out/{folder}/x/.a.png.77.partial' for folder in (
+        'textsr', 'compare/.original'))]
+    kept = ['out/textsr/x/.a.png.78.partial', 'out/textsr/x/.mine.partial']
+    for name in (*left, *kept):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+        if '78' not in name:  # that one is being written
+            os.utime(name, (0, 0))
+    assert run('in', '--recursive', '-o', 'out', '--ds_scale=4', '--methods', 'bicubic', 'textsr', '--no_read')[0] == 0
+    assert [name for name in files(tmp_path) if name.endswith('.partial')] == sorted(kept)

@@ -8,6 +8,7 @@ from pathlib import Path
 from lib.formats import READABLE
 from lib.options import WEIGHTS
 from lib.runtime.console import printable
+from lib.runtime.files import remove_abandoned
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm',
             '.pnm') + (('.avif',) if 'AVIF' in READABLE else ())
@@ -122,7 +123,8 @@ def output_names(names):
 
 
 def check_outputs(out_path, folders, images, results, sources):
-    """Make the folders. ValueError, before that, where a result would replace an input, or be one of the next run.
+    """Make the folders and remove what killed runs left there unfinished. ValueError, before that, where a result would
+    replace an input, or be one of the next run.
 
     images: their paths. results: their names in each of the `folders`, which are out_path or in it. sources: what was
     searched, or given as files: what else lies beside these is no result either.
@@ -144,3 +146,5 @@ def check_outputs(out_path, folders, images, results, sources):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f'{printable(out_path)}: {error.strerror}: {printable(folder)}') from error
+    for place in {Path(out_path), *folders, *(folder / name.parent for folder in folders for name in results)}:
+        remove_abandoned(place)

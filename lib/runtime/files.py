@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, and whether two paths are of one file."""
 import contextlib
 import os
+import re
+import time
 from pathlib import Path
 
 from lib.runtime.console import printable
@@ -38,3 +40,12 @@ def written_beside(path, flush=True):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def remove_abandoned(folder):
+    """Remove what `written_beside` leaves in a folder where its process is killed: files that have not grown for a
+    minute. Their process may have run on another machine, so its number tells nothing."""
+    for path in Path(folder).glob('.*.partial'):
+        with contextlib.suppress(OSError):  # gone meanwhile, or of another user
+            if re.fullmatch(r'\..+\.\d+\.partial', path.name) and time.time() - path.stat().st_mtime > 60:
+                path.unlink()
