@@ -59,6 +59,13 @@ def test_results_do_not_go_beside_the_inputs(run, tree, tmp_path):
     assert run('a', 'b', '-o', '.', '--methods', 'bicubic', 'textsr', '--no_read')[0] == 0
 
 
+def test_results_do_not_go_into_a_new_folder_below_a_source(run, tree, tmp_path):
+    """The next run would take them for inputs."""
+    tree('x/a/new/1.png', 'x/x/a/2.png')
+    status, _, reported = run('x/a', 'x/x/a', '--recursive', '-o', 'x/x')
+    assert status == 2 and 'results would go among the inputs, into x/x/a;' in reported and len(files(tmp_path)) == 2
+
+
 def test_boxes_of_a_folder_with_a_file_for_each_image(tree):
     tree('a/img.png', 'b/img.png', 'b/only.png', 'boxes/keep.png')
     images = find_images(['a', 'b'])[0]

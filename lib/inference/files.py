@@ -133,7 +133,7 @@ def check_outputs(out_path, folders, images, results, sources):
     searched = {*map(Path, filter(os.path.isdir, sources)), *(path.parent for path in images if sources)}
     searched = {identity(folder) for folder in searched} - {None}
     for folder in folders:
-        for place in dict.fromkeys([folder, *(folder / name.parent for name in results)]):
+        for place in dict.fromkeys(folder / parent for name in results for parent in name.parents):
             if identity(place) in searched:
                 raise ValueError(f'{printable(out_path)}: results would go among the inputs, into {printable(place)}; '
                                  'choose another folder')
