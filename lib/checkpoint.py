@@ -18,6 +18,7 @@ except ImportError:
 
 from lib.models.aster import aster_from_state_dict
 from lib.models.generator import generator_from_state_dict
+from lib.options import SAVED_NETWORKS
 from lib.runtime.console import first_five
 from lib.runtime.files import written_beside
 from lib.vocabulary import vocabulary_of
@@ -167,7 +168,7 @@ def _known_recognizer(state_dict):
     return recognizer
 
 
-BUILDERS = {'generator': generator_from_state_dict, 'recognizer': _known_recognizer}
+BUILDERS = dict(zip(SAVED_NETWORKS, (generator_from_state_dict, _known_recognizer)))
 
 
 def load_network(path, network=None):

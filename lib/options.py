@@ -25,6 +25,7 @@ LOSS_WEIGHTS = {
     'aster': {},
 }
 SRRESNET_PATH = str(WEIGHTS / 'srresnet.pth')
+SAVED_NETWORKS = ('generator', 'recognizer')  # of which a file of weights holds one or both
 TERMS = ('content', 'adversarial', 'tpl', 'vgg')
 # Without --train_data_dir: the words that are rendered, {folder: (words, seed)}.
 DEMO_WORDS = {'./dataset/demo_train': (2400, 1), './dataset/demo_val': (200, 2)}

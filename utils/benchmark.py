@@ -19,28 +19,14 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
-import torch
-import torch.nn.functional as F
-from torch.utils.data import DataLoader
-
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import convert
-from lib import build
-from lib.checkpoint import load_aster
-from lib.datasets.lmdb_dataset import LmdbDataset
-from lib.datasets.sampler import EpochSampler
-from lib.datasets.samples import PairSamples, collate
-from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference.tables import markdown_table
-from lib.losses.adversarial import discriminator_loss, generator_loss
-from lib.losses.content import content_loss
-from lib.losses.text_perceptual import text_perceptual_loss
 from lib.options import ASTER_PATH, CheckedParser, HelpFormatter
 from lib.options import parse_args as training_flags
-from lib.runtime.console import run_command
-from lib.runtime.device import autocast, pick_amp, pick_device
+from lib.runtime.console import open_output, run_command
 from lib.runtime.system import available_cores
 from lib.vocabulary import Vocabulary, vocabulary_of
 
@@ -70,6 +56,26 @@ def parse_args(argv=None):
         parser.error(f'--workers {min(args.workers)}: must not be negative')
     return args
 
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from lib import build
+from lib.checkpoint import load_aster
+from lib.datasets.lmdb_dataset import LmdbDataset
+from lib.datasets.sampler import EpochSampler
+from lib.datasets.samples import PairSamples, collate
+from lib.imaging import read_image, recognizer_input, to_tensor
+from lib.losses.adversarial import discriminator_loss, generator_loss
+from lib.losses.content import content_loss
+from lib.losses.text_perceptual import text_perceptual_loss
+from lib.runtime.device import autocast, pick_amp, pick_device
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 

@@ -13,15 +13,11 @@ from PIL import Image
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import load_generator
-from lib.imaging import read_image, to_tensor
 from lib.inference.boxes import bounds
-from lib.inference.enlarging import Method
 from lib.inference.flags import zoom
 from lib.inference.tables import markdown_table
-from lib.metrics import checkerboard
 from lib.options import CheckedParser, HelpFormatter
-from lib.runtime.console import run_command
+from lib.runtime.console import open_output, run_command
 
 FLAT = (128, 120, 140)
 
@@ -36,6 +32,16 @@ def parse_args(argv=None):
     if args.box and not args.image:
         parser.error('--box: a part of which --image?')
     return args
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+from lib.checkpoint import load_generator
+from lib.imaging import read_image, to_tensor
+from lib.inference.enlarging import Method
+from lib.metrics import checkerboard
 
 
 def plain_part(path, corners=None):

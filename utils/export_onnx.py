@@ -17,17 +17,11 @@ import sys
 import warnings
 from unittest import mock
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import BUILDERS, load_network
-from lib.imaging import RECOGNIZER_SIZE
-from lib.options import CheckedParser, HelpFormatter
-from lib.runtime.console import run_command
+from lib.options import SAVED_NETWORKS, CheckedParser, HelpFormatter
+from lib.runtime.console import open_output, run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import vocabulary_of
 
@@ -37,13 +31,25 @@ def parse_args(argv=None):
                            formatter_class=HelpFormatter)
     parser.add_argument('weights', help='file of weights or training checkpoint')
     parser.add_argument('output', help='file to write, such as textsr.onnx')
-    parser.add_argument('--network', choices=list(BUILDERS),
+    parser.add_argument('--network', choices=SAVED_NETWORKS,
                         help='which one of a checkpoint that has both; none: the generator if there is one')
     parser.add_argument('--max_len', type=int, default=25, help='recognizer: steps of its decoding, EOS included')
     args = parser.parse_args(argv)
     if args.max_len < 1:
         parser.error(f'--max_len {args.max_len}: must be above zero')
     return args
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.checkpoint import load_network
+from lib.imaging import RECOGNIZER_SIZE
 
 
 class GreedyReading(nn.Module):

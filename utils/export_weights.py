@@ -18,16 +18,12 @@ makes the residual over bicubic interpolation 0.15 smaller, for a generator that
 import os
 import sys
 
-import torch
-
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.checkpoint import BUILDERS, load_network, save_weights
 from lib.inference.files import BICUBIC
-from lib.models.generator import adapt
-from lib.options import CheckedParser
-from lib.runtime.console import run_command
+from lib.options import SAVED_NETWORKS, CheckedParser
+from lib.runtime.console import open_output, run_command
 from lib.runtime.files import same_file
 
 
@@ -37,7 +33,7 @@ def parse_args(argv=None):
     parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}, '
                                        'the last two where the checkpoint has them; as NAME.safetensors the tensors, '
                                        'and the rest as metadata')
-    parser.add_argument('--network', choices=list(BUILDERS), help='none: the generator if there is one')
+    parser.add_argument('--network', choices=SAVED_NETWORKS, help='none: the generator if there is one')
     parser.add_argument('--average', nargs=2, metavar=('FILE', 'SHARE'),
                         help='average with the weights in FILE, which have this share, 0 to 1; bicubic: with bicubic '
                              'interpolation')
@@ -51,6 +47,16 @@ def parse_args(argv=None):
         if not 0 <= args.average[1] <= 1:
             parser.error(f'--average: {args.average[1]} must lie in 0 to 1')
     return args
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+import torch
+
+from lib.checkpoint import load_network, save_weights
+from lib.models.generator import adapt
 
 
 def averaged(model, network, path, share):

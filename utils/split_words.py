@@ -22,9 +22,8 @@ from tqdm import tqdm
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.imaging import read_image
 from lib.options import CheckedParser, HelpFormatter
-from lib.runtime.console import first_five, run_command
+from lib.runtime.console import first_five, open_output, run_command
 from lib.runtime.files import same_file, written_beside
 from lib.vocabulary import composed, is_letter
 from lib.wordsets.word_lists import find_image, open_list
@@ -44,6 +43,13 @@ def parse_args(argv=None):
         if not 0 <= getattr(args, name) <= 1:
             parser.error(f'--{name} {getattr(args, name)}: must lie in 0 to 1')
     return args
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+from lib.imaging import read_image
 
 
 def descriptor(path):

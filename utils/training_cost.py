@@ -7,22 +7,11 @@ import sys
 import warnings
 from unittest import mock
 
-import torch
-import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
-
 if not __package__:  # run as a file, Python looks for modules beside it; they are in the project's root
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from lib.datasets.samples import encode_labels
-from lib.losses.adversarial import discriminator_loss, generator_loss
-from lib.losses.content import content_loss
-from lib.losses.text_perceptual import text_perceptual_loss
-from lib.models.aster import Aster
-from lib.models.discriminator import Discriminator
-from lib.models.generator import Generator
 from lib.options import CheckedParser, HelpFormatter
-from lib.runtime.console import run_command
+from lib.runtime.console import open_output, run_command
 from lib.vocabulary import Vocabulary
 
 RATES = (20, 40)  # TFLOP/s in use
@@ -39,6 +28,23 @@ def parse_args(argv=None):
         if getattr(args, name) < 1:
             parser.error(f'--{name} {getattr(args, name)}: must be above zero')
     return args
+
+
+if __name__ == '__main__':
+    open_output()
+    parse_args()  # --help and wrong flags are answered here, before the seconds that it takes to import torch
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.datasets.samples import encode_labels
+from lib.losses.adversarial import discriminator_loss, generator_loss
+from lib.losses.content import content_loss
+from lib.losses.text_perceptual import text_perceptual_loss
+from lib.models.aster import Aster
+from lib.models.discriminator import Discriminator
+from lib.models.generator import Generator
 
 
 @mock.patch('lib.models.generator.conv_of_shuffled', lambda conv, x: conv(F.pixel_shuffle(x, 2)))  # as on a GPU
