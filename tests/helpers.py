@@ -123,3 +123,16 @@ def status_of(command, argv):
         return command(argv)
     except SystemExit as error:
         return error.code
+
+
+def box(left, top, right, bottom):
+    """Corners (2, 4) of a word, as SynthText's gt.mat has them."""
+    return np.array([[left, right, right, left], [top, top, bottom, bottom]], dtype=np.float32)
+
+
+def cell(items):
+    """A cell array (1, n), as scipy reads it from a .mat file."""
+    array = np.empty((1, len(items)), dtype=object)
+    for i, item in enumerate(items):
+        array[0, i] = item
+    return array
