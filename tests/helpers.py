@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 WORDS = ('sun', 'Moon', 'ab1', 'K9', 'rain', 'no', 'Up2', 'wet')
-TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8}
+TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, 'stn_width': 4, 'stn_dim': 8,
+              'blocks': (1, 1, 1, 1, 1)}
 
 
 def noise(width, height, form='PNG', mode='RGB', **options):

@@ -6,7 +6,7 @@ from lib.models.aster import Aster
 from lib.models.aster.attention_head import AttentionHead
 
 SMALL = {'num_classes': 39, 'width': 4, 'decoder_dim': 24, 'attention_dim': 16, 'lstm_dim': 12, 'stn_width': 2,
-         'stn_dim': 20}
+         'stn_dim': 20, 'blocks': (2, 1, 1, 1, 1)}
 EOS = 94
 
 

@@ -18,7 +18,8 @@ class Aster(nn.Module):
 
     width, stn_width: channels of the first convolution of the encoder and of the localization network. lstm_dim: units
     of each direction of the LSTM. decoder_dim, attention_dim, stn_dim: units of the decoder's state, of its attention
-    and of the localization network's hidden layer. control_points: of the spline, an even number.
+    and of the localization network's hidden layer. control_points: of the spline, an even number. blocks: residual
+    blocks of each of the encoder's five stages.
     num_classes counts EOS, padding and unknown, the last three. alphabet: the characters of the others, a string, which
     the state dict then carries under that name; None: those of the vocabulary with as many classes.
     Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls the module itself or `columns_and_logits`, reading
@@ -27,14 +28,14 @@ class Aster(nn.Module):
     """
 
     def __init__(self, num_classes=97, width=32, decoder_dim=512, attention_dim=512, use_stn=True, use_lstm=True,
-                 lstm_dim=256, stn_width=32, stn_dim=512, control_points=20, alphabet=None):
+                 lstm_dim=256, stn_width=32, stn_dim=512, control_points=20, blocks=(3, 4, 6, 6, 3), alphabet=None):
         super().__init__()
         if alphabet is not None and len(alphabet) + 3 != num_classes:
             raise ValueError(f'an alphabet of {len(alphabet)} characters for {num_classes} classes, of which three are '
                              'EOS, padding and unknown')
         self.alphabet = alphabet
         self.fixed_bn = self.folded = False
-        self.encoder = ResNetAster(width, use_lstm, lstm_dim)
+        self.encoder = ResNetAster(width, use_lstm, lstm_dim, blocks)
         self.decoder = AttentionHead(num_classes, self.encoder.out_planes, decoder_dim, attention_dim)
         self.tps = TPS(*TEXT_SIZE, control_points) if use_stn else None
         self.stn_head = STNHead(stn_width, stn_dim, control_points) if use_stn else None
@@ -166,7 +167,9 @@ def alphabet_of(codes):
 def infer_sizes(shapes):
     """Arguments of `Aster` from the shapes of a state dict; a size that does not follow from them keeps its default."""
     sizes = {'use_stn': any(name.startswith(('stn_head.', 'tps.')) for name in shapes),
-             'use_lstm': any(name.startswith('encoder.rnn.') for name in shapes)}
+             'use_lstm': any(name.startswith('encoder.rnn.') for name in shapes),
+             'blocks': [len({name.split('.')[2] for name in shapes if name.startswith(f'encoder.layer{stage}.')})
+                        for stage in range(1, 6)]}
     sources = {
         'num_classes': ('decoder.decoder.fc.weight', 0),
         'width': ('encoder.layer0.0.weight', 0),

@@ -4,7 +4,6 @@ from torch import nn
 
 from lib.models.conv_bn import conv_bn, fastest_layout
 
-BLOCKS = (3, 4, 6, 6, 3)
 STRIDES = ((2, 2), (2, 2), (2, 1), (2, 1), (2, 1))  # height shrinks 32 -> 1, width 100 -> 25
 
 
@@ -35,19 +34,20 @@ class Block(nn.Module):
 
 
 class ResNetAster(nn.Module):
-    """45 layers of `width`, 2, 4, 8 and 16 times `width` maps, and two LSTM layers of `lstm_dim` a side.
+    """Five stages of `blocks` residual blocks of `width`, 2, 4, 8 and 16 times `width` maps, and two LSTM layers of
+    `lstm_dim` a side.
 
     `out_planes` is the number of channels of a column.
     """
 
-    def __init__(self, width, use_lstm, lstm_dim):
+    def __init__(self, width, use_lstm, lstm_dim, blocks):
         super().__init__()
         self.layer0 = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
                                     nn.ReLU(inplace=True))
         in_planes = width
-        for i, (blocks, stride) in enumerate(zip(BLOCKS, STRIDES)):
+        for i, (count, stride) in enumerate(zip(blocks, STRIDES)):
             planes = width * 2 ** i
-            layer = [Block(in_planes, planes, stride)] + [Block(planes, planes, (1, 1)) for _ in range(blocks - 1)]
+            layer = [Block(in_planes, planes, stride)] + [Block(planes, planes, (1, 1)) for _ in range(count - 1)]
             setattr(self, f'layer{i + 1}', nn.Sequential(*layer))
             in_planes = planes
         self.rnn = None
