@@ -33,13 +33,12 @@ def test_measuring_takes_the_shipped_generators_of_the_scale(scale, methods, fil
     assert sorted(path.parent.name for path in (tmp_path / 'out').glob('*/word.png')) == methods
 
 
-def test_a_picture_from_a_folder_with_a_blank_in_its_name(tmp_path):
+def test_a_picture_from_a_folder_with_a_blank_in_its_name(tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'my pictures'
     folder.mkdir()
     (folder / 'the word.jpg').write_bytes((ROOT / 'demo_pics/words/07_pharmacy.jpg').read_bytes())
-    done = subprocess.run([sys.executable, str(ROOT / 'convert.py'), 'the word.jpg'], cwd=folder, capture_output=True,
-                          text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, 'the word.jpg\tPharmacy\n'), done.stderr
+    monkeypatch.chdir(folder)
+    assert (convert.main(['the word.jpg']), capsys.readouterr().out) == (0, 'the word.jpg\tPharmacy\n')
     assert files(folder) == ['enlarged/the word.png', 'the word.jpg']
     size = Image.open(folder / 'the word.jpg').size
     assert Image.open(folder / 'enlarged/the word.png').size == (4 * size[0], 4 * size[1])
