@@ -5,6 +5,7 @@ file, too.
 """
 import os
 import signal
+from unittest import mock
 
 import pytest
 from helpers import TINY_ASTER, WORDS, status_of, word_records, write_lmdb
@@ -88,9 +89,11 @@ def generators(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def vgg():
-    """The VGG loss of an untrained network, which takes seconds to make."""
+    """The VGG loss of an untrained network."""
     from lib.losses.vgg import VGGLoss
-    return VGGLoss(weights=None)
+    # the classifier, which the loss leaves out, has 120 million numbers: seconds to draw
+    with mock.patch('torch.nn.Linear.reset_parameters'), mock.patch('torch.nn.init.normal_'):
+        return VGGLoss(weights=None)
 
 
 @pytest.fixture
