@@ -244,6 +244,7 @@ def test_what_a_demo_needs_is_looked_for_before_it_renders(tmp_path, monkeypatch
 
 def test_vgg_weights_that_cannot_be_had(run, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr('torch.nn.Linear.reset_parameters', lambda layer: None)  # 120 million numbers
     for name in ('http_proxy', 'https_proxy', 'HTTPS_PROXY'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')
     place = tmp_path / 'home' / 'hub' / 'checkpoints' / 'vgg19-'
