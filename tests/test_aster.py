@@ -320,6 +320,9 @@ def test_misfit_is_one_error_with_names_and_shapes():
     state['encoder.layer3.0.conv1.weight'] = torch.zeros(5, 6)
     with pytest.raises(ValueError) as error:
         aster_from_state_dict(state)
+    without_stage = {name: value for name, value in state.items() if not name.startswith('encoder.layer5.')}
+    with pytest.raises(ValueError, match='missing: encoder.layer5.0.conv1.weight'):
+        aster_from_state_dict(without_stage)
     message = str(error.value)
     assert '1 missing: decoder.decoder.gru.bias_hh_l0 (72,)' in message
     assert '1 unexpected: surplus (2, 3)' in message

@@ -19,9 +19,9 @@ class Aster(nn.Module):
     width, stn_width: channels of the first convolution of the encoder and of the localization network. lstm_dim: units
     of each direction of the LSTM. decoder_dim, attention_dim, stn_dim: units of the decoder's state, of its attention
     and of the localization network's hidden layer. control_points: of the spline, an even number. blocks: residual
-    blocks of each of the encoder's five stages.
-    num_classes counts EOS, padding and unknown, the last three. alphabet: the characters of the others, a string, which
-    the state dict then carries under that name; None: those of the vocabulary with as many classes.
+    blocks of each of the encoder's five stages. num_classes counts EOS, padding and unknown, the last three. alphabet:
+    the characters of the others, a string, which the state dict then carries under that name; None: those of the
+    vocabulary with as many classes.
     Input images are (N, 3, 64, 256) in [-1, 1], RGB. Training calls the module itself or `columns_and_logits`, reading
     calls `decode`; neither asks `self.training`. Under autocast the encoder's convolutions alone are in half precision:
     it would move the points of the rectification by fractions of a pixel, and add up over the steps of the recurrences.
