@@ -99,20 +99,20 @@ def build_parser():
     parser = Parser(
         prog='main.py', fromfile_prefix_chars='@',
         description='Train and test TextSR: super-resolution of word images guided by a text recognizer. Without '
-                    'flags: renders a small word set, trains on it for minutes, tests. @FILE stands for the flags in a '
-                    'file, as in recipes/.',
+                    'flags, render a small word set, train on it for some minutes and test. @FILE stands for the flags '
+                    'in a file, as in recipes/.',
         formatter_class=HelpFormatter)
 
     data = parser.add_argument_group('data')
-    data.add_argument('--train_data_dir', nargs='+', help='LMDB folders to train on; none: a small set is rendered')
+    data.add_argument('--train_data_dir', nargs='+', help='LMDB folders to train on (default: a small set is rendered)')
     data.add_argument('--train_shares', nargs='+', type=float,
-                      help='how often each training folder is drawn from, relative; none: by its number of words')
+                      help='how often each training folder is drawn from, relative (default: by its number of words)')
     data.add_argument('--val_data_dir', nargs='+', help='LMDB folders to validate on after each epoch')
     data.add_argument('--test_data_dir', nargs='+', help='LMDB folders to test on: PATH or NAME=PATH; NAME= prints a -')
     data.add_argument('--width', type=int, default=128, help='width of a high-resolution image, pixels')
     data.add_argument('--height', type=int, default=32, help='height of a high-resolution image, pixels')
     data.add_argument('--hr_sizes', nargs='+', help='high-resolution sizes WxH that training batches are drawn from; '
-                      'one given twice is drawn twice as often; none: width x height')
+                      'one given twice is drawn twice as often (default: width x height)')
     data.add_argument('--ds_scale', type=int, default=4, help='how many times smaller the low resolution is: 2 or 4')
     data.add_argument('--degradation', choices=['bicubic', 'real'], default='bicubic',
                       help='how low resolution is made: bicubic reduction, or with blur, noise and JPEG')
@@ -122,7 +122,7 @@ def build_parser():
     data.add_argument('-j', '--workers', type=int, default=2, help='data workers, of each process')
     data.add_argument('--augmentation', type=float,
                       help='strength of the random changes to training images, 0 to 1: other shapes and colours, with '
-                           '--arch aster also damage; none: 0, with --arch aster 0.5')
+                           '--arch aster also damage (default: 0, with --arch aster 0.5)')
     data.add_argument('--read_reduced', action='store_true',
                       help='--arch aster: train on words reduced to low resolution and enlarged by bicubic')
     data.add_argument('--teacher_dropout', type=float, default=0.0,
@@ -132,19 +132,19 @@ def build_parser():
     model.add_argument('--arch', choices=list(LOSS_WEIGHTS), default='textsr',
                        help='srresnet: content loss (MSE); srgan: + adversarial (SRGAN-MSE of Ledig et al., without '
                             'VGG); textsr: + recognition; aster: recognizer')
-    model.add_argument('--blocks', type=int, help='residual blocks of a new generator; none: 16')
-    model.add_argument('--maps', type=int, help='feature maps of a new generator; none: 64')
+    model.add_argument('--blocks', type=int, help='residual blocks of a new generator (default: 16)')
+    model.add_argument('--maps', type=int, help='feature maps of a new generator (default: 64)')
     model.add_argument('--disc_maps', type=int,
-                       help='feature maps of the first layer of the discriminator; none: 64, without --train_data_dir '
-                            '16')
-    model.add_argument('--generator_path', help='generator to start from, or to test; none: a new one, without '
-                       '--train_data_dir weights/srresnet.pth')
+                       help='feature maps of the first layer of the discriminator (default: 64, without '
+                            '--train_data_dir 16)')
+    model.add_argument('--generator_path', help='generator to start from, or to test (default: a new one, without '
+                       '--train_data_dir weights/srresnet.pth)')
     model.add_argument('--teacher_path', help='generator whose output is the target instead of the high resolution')
     model.add_argument('--aster_path', default=ASTER_PATH, help='recognizer; "none" with --arch aster: a new one')
     model.add_argument('--aster_width', type=int, help="channels of a new recognizer's first layer; all others in "
-                       'proportion; none: 32 as in ASTER')
+                       'proportion (default: 32 as in ASTER)')
     model.add_argument('--voc_type', help=f'{", ".join(VOCABULARIES)} or a text file with the characters to know, in '
-                       'UTF-8: --arch aster trains a recognizer for them; none: those of the recognizer')
+                       'UTF-8: --arch aster trains a recognizer for them (default: those of the recognizer)')
     model.add_argument('--finetune_aster', action='store_true', help='train the recognizer along with the generator')
 
     losses = parser.add_argument_group('losses', 'tpl is the Text Perceptual Loss: the cross-entropy of the recognizer '
@@ -152,27 +152,28 @@ def build_parser():
     for term in TERMS:
         given = ', '.join(f'{weights[term]:g} with {arch}' for arch, weights in LOSS_WEIGHTS.items() if term in weights)
         losses.add_argument(f'--{term}_weight', type=float,
-                            help=f'weight of the {term} loss, 0: not computed; none: {given or 0}')
+                            help=f'weight of the {term} loss, 0: not computed (default: {given or 0})')
     losses.add_argument('--tpl_clip', type=float, default=1.0,
                         help="largest norm of the gradient of a word's tpl in its image; 0: no limit")
     losses.add_argument('--tpl_perturbation', type=float,
-                        help='strength of random shift, blur and noise before the recognizer, 0 to 1; none: 0.5 with '
-                             '--arch textsr, else 0')
+                        help='strength of random shift, blur and noise before the recognizer, 0 to 1 (default: 0.5 '
+                             'with --arch textsr, else 0)')
     losses.add_argument('--tpl_anchor', type=float,
-                        help="weight in the tpl of the distance to the recognizer's output on the high resolution; "
-                             'none: 0.5 with --arch textsr, 0 with others and with --finetune_aster')
+                        help="weight in the tpl of the distance to the recognizer's output on the high resolution "
+                             '(default: 0.5 with --arch textsr, 0 with others and with --finetune_aster)')
 
     optimization = parser.add_argument_group('optimization')
-    optimization.add_argument('--epochs', type=int, help='epochs to train; none: 10, without --train_data_dir 1')
+    optimization.add_argument('--epochs', type=int, help='epochs to train (default: 10, without --train_data_dir 1)')
     optimization.add_argument('--max_steps', type=int, default=0, help='stop after this many steps; 0: after --epochs')
     optimization.add_argument('--lr', type=float,
-                              help='learning rate; none: 1e-4, with --arch aster or without --train_data_dir 3e-4')
-    optimization.add_argument('--aster_lr', type=float, help='learning rate of --finetune_aster; none: 1e-5')
+                              help='learning rate (default: 1e-4, with --arch aster or without --train_data_dir 3e-4)')
+    optimization.add_argument('--aster_lr', type=float,
+                              help='learning rate of the recognizer with --finetune_aster (default: 1e-5)')
     optimization.add_argument('--warmup', type=int,
-                              help='steps of rising learning rate, then a cosine; none: 100, without --train_data_dir '
-                                   '10')
+                              help='steps of rising learning rate, then a cosine (default: 100, without '
+                                   '--train_data_dir 10)')
     optimization.add_argument('--decay_steps', type=int, default=0,
-                              help='steps of the cosine, the last ones; 0: all but the warm-up')
+                              help='last steps, over which the learning rate falls; 0: all but the warm-up')
     optimization.add_argument('--ema', type=float, default=0.0,
                               help='decay per step of a moving average of the weights, such as 0.999; the average is '
                                    'validated, saved and exported; 0: none')
@@ -181,7 +182,7 @@ def build_parser():
                               help='mixed precision in training, and of the generators in tests; auto: bf16 where the '
                                    'device has units for it')
     optimization.add_argument('--compile', action='store_true', help='torch.compile generator and discriminator')
-    optimization.add_argument('--sync_bn', action='store_true', help='batch norm statistics over all processes')
+    optimization.add_argument('--sync_bn', action='store_true', help='take batch norm statistics over all processes')
     optimization.add_argument('--deterministic', action='store_true',
                               help='CUDA: deterministic operations only; one that has no such form is an error')
     optimization.add_argument('--seed', type=int, default=1, help='seed of weights, data order and degradations')
@@ -199,16 +200,16 @@ def build_parser():
     test = parser.add_argument_group('test')
     test.add_argument('--test', action='store_true', help='test only')
     test.add_argument('--methods', nargs='+', help='bicubic, a file of weights/ such as textsr, or NAME=GENERATOR.pth; '
-                      'differences are to the first; none: bicubic, srgan, textsr_32x8 and textsr, with --ds_scale 2 '
-                      'bicubic and textsr_x2')
-    test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to; none: width x height / ds_scale')
+                      'differences are to the first (default: bicubic, srgan, textsr_32x8 and textsr, with --ds_scale '
+                      '2 bicubic and textsr_x2)')
+    test.add_argument('--lr_sizes', nargs='+', help='sizes WxH to reduce words to (default: width x height / ds_scale)')
     test.add_argument('--single_test', action='store_true',
-                      help='also: enlarge only pictures smaller than blur_w x blur_h, from their own pixels')
+                      help='also test with only pictures smaller than blur_w x blur_h enlarged, from their own pixels')
     test.add_argument('--blur_w', type=int, default=64, help='--single_test: width below which a picture is enlarged')
     test.add_argument('--blur_h', type=int, default=32, help='--single_test: height below which a picture is enlarged')
     test.add_argument('--read_both', action='store_true',
-                      help='also, as bicubic+METHOD: of the readings after bicubic and after each other method the one '
-                           'that the reader is more certain of')
+                      help='also test bicubic+METHOD for each other method: of the readings after both the one that '
+                           'the reader is more certain of')
     test.add_argument('--beam_width', type=int, default=BEAM_WIDTH, help='beams of the beam search; 1: greedy')
     test.add_argument('--reader', choices=('aster', 'easyocr'), default='aster',
                       help='with --test: read by EasyOCR, which no loss uses, instead of --aster_path '

@@ -37,7 +37,7 @@ def parse_args(argv=None):
     parser = CheckedParser(description='Measure how fast reading, training, data and conversion are.',
                            formatter_class=HelpFormatter)
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='what to measure')
-    parser.add_argument('--data_dir', help='LMDB folder of words; none: words are rendered')
+    parser.add_argument('--data_dir', help='LMDB folder of words (default: words are rendered)')
     parser.add_argument('--words', type=int, default=128, help='words to read')
     parser.add_argument('--images', type=int, default=500, help='images to convert')
     parser.add_argument('--rounds', type=int, default=2, help='rounds of each measurement; on CUDA better 20')

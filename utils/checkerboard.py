@@ -27,7 +27,8 @@ def parse_args(argv=None):
                            formatter_class=HelpFormatter)
     parser.add_argument('generators', nargs='+', metavar='GENERATOR', help='files of weights')
     parser.add_argument('--image', help='a photograph with a plain part')
-    parser.add_argument('--box', type=zoom, metavar='X,Y,W,H', help='that part, in pixels; none: the whole photograph')
+    parser.add_argument('--box', type=zoom, metavar='X,Y,W,H',
+                        help='that part, in pixels (default: the whole photograph)')
     args = parser.parse_args(argv)
     if args.box and not args.image:
         parser.error('--box: a part of which --image?')

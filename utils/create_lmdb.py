@@ -1,4 +1,4 @@
-"""Builds an LMDB of word images and labels from a list of them, or checks one that exists.
+"""Build an LMDB of word images and labels from a list of them, or check one that exists.
 
     python3 utils/create_lmdb.py
     python3 utils/create_lmdb.py --input ./ic15/gt.txt --output ./dataset/ic15_1811
@@ -38,7 +38,7 @@ NAMED = 5  # skipped entries named for each reason
 
 def parse_args(argv=None):
     parser = CheckedParser(
-        description='Builds an LMDB of word images and labels, or checks one. Images are decoded once to check them '
+        description='Build an LMDB of word images and labels, or check one. Images are decoded once to check them '
                     'and stored as the bytes they are; entries that cannot be used are skipped, counted and named.')
     parser.add_argument('--input', default='./syntax_crop.odgt',
                         help='a .odgt, a text list (image and label separated by a tab, a comma or a blank; or '

@@ -1,4 +1,4 @@
-"""Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them."""
+"""Crop the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and list them."""
 import argparse
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from lib.runtime.workers import in_order
 from lib.wordsets.synthtext import crop_image, inner_path, read_gt, replace_file, words_of
 
 DESCRIPTION = """\
-Crops the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and lists them.
+Crop the words of SynthText ("SynthText in the Wild", 858,750 images) into one JPEG a word and list them.
 
     python3 utils/crop_800k.py --gt_path='./SynthText/gt.mat' --out_path='./' --syntxt_path='./SynthText'
 
@@ -34,7 +34,7 @@ With --min_width 128 256 --min_height 32 64 only words bigger than (more than, i
 sizes are written. syntax_crop.odgt then lists all of those, and syntax_crop_128x32.odgt and syntax_crop_256x64.odgt
 the words bigger than each size; the lists share the crops. The size 0 0 stands for every word.
 
-Started again after an interruption it goes on where it was: <out_path>/syntax_crop.run holds what was asked for and
+Started again after an interruption it continues where it was: <out_path>/syntax_crop.run holds what was asked for and
 one small file for every 64 images that are done. The result is the same as of one run."""
 CHUNK = 64  # images a task: what a worker loses when it is interrupted, and small enough to keep all of them busy
 CROPS, LIST, SKIPPED, RUN = 'syntxt_crop', 'syntax_crop.odgt', 'syntax_crop_skipped.jsonl', 'syntax_crop.run'

@@ -32,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument('weights', help='file of weights or training checkpoint')
     parser.add_argument('output', help='file to write, such as textsr.onnx')
     parser.add_argument('--network', choices=SAVED_NETWORKS,
-                        help='which one of a checkpoint that has both; none: the generator if there is one')
+                        help='which one of a checkpoint that has both (default: the generator if there is one)')
     parser.add_argument('--max_len', type=int, default=25, help='recognizer: steps of its decoding, EOS included')
     args = parser.parse_args(argv)
     if args.max_len < 1:

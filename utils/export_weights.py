@@ -33,7 +33,8 @@ def parse_args(argv=None):
     parser.add_argument('output', help='file to write; it holds {"state_dict": ..., "arch": ..., "iteration": ...}, '
                                        'the last two where the checkpoint has them; as NAME.safetensors the tensors, '
                                        'and the rest as metadata')
-    parser.add_argument('--network', choices=SAVED_NETWORKS, help='none: the generator if there is one')
+    parser.add_argument('--network', choices=SAVED_NETWORKS,
+                        help='which one of a checkpoint that has both (default: the generator if there is one)')
     parser.add_argument('--average', nargs=2, metavar=('FILE', 'SHARE'),
                         help='average with the weights in FILE, which have this share, 0 to 1; bicubic: with bicubic '
                              'interpolation')

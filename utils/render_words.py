@@ -1,4 +1,4 @@
-"""Renders pictures of single words, as on signs and packaging, into an LMDB: training data without a download.
+"""Render pictures of single words, as on signs and packaging, into an LMDB: training data without a download.
 
     python3 utils/render_words.py --out ./dataset/words --count 20000 --seed 1
 
@@ -94,7 +94,7 @@ def find_fonts(font_dir, split, workers):
 
 
 def parse_args(argv=None):
-    parser = CheckedParser(description='Renders pictures of single words, as on signs and packaging, into '
+    parser = CheckedParser(description='Render pictures of single words, as on signs and packaging, into '
                                        'an LMDB: training data without a download.')
     parser.add_argument('--out', default='./dataset/words', help='LMDB folder to write (default: %(default)s)')
     parser.add_argument('--count', type=int, default=20000, help='number of words (default: %(default)s)')

@@ -22,21 +22,22 @@ def parse_args(argv=None):
     add('--methods', nargs='+', metavar='METHOD', help='bicubic, a file of weights/ such as srgan, textsr or '
         'textsr_x2, or NAME=FILE; several get a folder each (default: textsr; with --ds_scale: bicubic srgan '
         'textsr, with 2: bicubic textsr)')
-    add('--recursive', action='store_true', help='take the images of sub-folders too, into sub-folders')
+    add('--recursive', action='store_true', help='take the images of sub-folders too, and write into '
+        'sub-folders of the same names')
     add('--skip_existing', action='store_true', help='continue an earlier run: leave out images whose results are '
         'there, and their figures where the run makes any')
     add('--read_both', action='store_true', default=None, help='read each word also as bicubic interpolation enlarges '
         'it, and keep the string that the recognizer is more certain of (default with one method and no --ds_scale)')
-    add('--no_read', action='store_true', help='read nothing')
-    add('--no_compare', action='store_true', help='no drawings, no compare/index.html')
+    add('--no_read', action='store_true', help='do not read the words')
+    add('--no_compare', action='store_true', help='make no drawings and no compare/index.html')
     photo = parser.add_argument_group('photographs (both sides above 192 pixels, or words given; only words that are '
                                       'given or found are read)')
     photo.add_argument('--zoom', type=zoom, action='append', default=[], metavar='X,Y,W,H',
                        help='a word, in pixels of the image; may be repeated')
     photo.add_argument('--boxes', metavar='FILE', help='file or folder that a text detector wrote: x,y,w,h or corners '
                        'x1,y1,x2,y2,... a line, or JSON; auto: found here (pip install rapidocr onnxruntime)')
-    photo.add_argument('--background', metavar='METHOD', help='enlarges what lies between the words (default: bicubic, '
-                       'with --ds_scale: each method enlarges the whole)')
+    photo.add_argument('--background', metavar='METHOD', help='method that enlarges what lies between the words '
+                       '(default: bicubic, with --ds_scale: each method enlarges the whole)')
     measure = parser.add_argument_group('measuring')
     measure.add_argument('--ds_scale', type=int, choices=[1, 2, 4], help='reduce each image so many times, restore it '
                          'and measure PSNR and SSIM; 1: do not reduce')
