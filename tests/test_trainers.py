@@ -79,16 +79,6 @@ def gradients(network):
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-@pytest.mark.parametrize('term', TERMS)
-def test_each_loss_alone_has_a_gradient_into_the_generator(build, batch, term):
-    trainer = build({term: 1.0})
-    before = copy_of(trainer.generator)
-    numbers = trainer.step(batch)
-    assert numbers['gradient'] > 0
-    assert any(gradient.abs().max() > 0 for gradient in gradients(trainer.generator.head))
-    assert 'head.0.weight' in changed(trainer.generator, before)
-
-
 @pytest.mark.parametrize('term', ['content', 'adversarial', 'vgg'])
 def test_each_loss_alone_is_lowered_by_training(build, batch, term):
     """The adversarial one too, against a discriminator that stays as it is."""
@@ -174,16 +164,6 @@ def test_the_discriminators_loss_does_not_reach_the_generator(build, batch):
     assert len(weights) == len([name for name in before if name.endswith('weight')])
 
 
-def test_the_generators_loss_does_not_reach_the_discriminator(build, batch):
-    trainer = build({'content': 1.0, 'adversarial': 1.0})
-    before, norms = copy_of(trainer.discriminator), []
-    trainer.optimizers['discriminator'].step = lambda loss, measure: norms.append(loss.item())
-    trainer.step(batch)
-    assert len(norms) == 1
-    assert not [name for name in changed(trainer.discriminator, before) if name.endswith(('weight', 'bias'))]
-    assert gradients(trainer.discriminator) == []
-
-
 def test_the_discriminators_gradient_is_that_of_its_own_loss(build, batch):
     """It looks at the generated images once, for both losses; that is as good as looking twice."""
     trainer, twice = build({'adversarial': 1.0}), build({'adversarial': 1.0})
@@ -194,12 +174,6 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss(build, batch):
     (loss.mean() / 2).backward()
     for ours, theirs in zip(gradients(trainer.discriminator), gradients(twice.discriminator)):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
-
-
-def test_discriminator_learns_to_tell_the_images_apart(build, batch):
-    trainer = build({'adversarial': 1e-3})
-    losses = [trainer.step(batch)['discriminator'] for _ in range(12)]
-    assert losses[-1] < losses[0] / 1.5
 
 
 def test_a_recognizer_that_is_trained_along_moves_but_for_its_statistics(build, batch):
@@ -324,19 +298,6 @@ def test_the_kernel_of_an_optimizer_is_that_of_the_machine_it_goes_on_with(befor
             steps.append(OptimizerStep(adam(nn.Linear(1, 1).parameters(), 1e-3), lambda step: 1.0))
     steps[1].load_state_dict(copy.deepcopy(steps[0].state_dict()))
     assert [bool(step.optimizer.param_groups[0]['fused']) for step in steps] == [before, after]
-
-
-def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(build, batch):
-    weights = {'content': 1.0, 'adversarial': 1e-3}
-    whole = build(weights, schedule=lambda step: 1 / (1 + step))
-    for _ in range(2):
-        whole.step(batch)
-    state = copy.deepcopy(whole.state_dict())
-    resumed = build(weights, schedule=lambda step: 1 / (1 + step))
-    resumed.load_state_dict(state)
-    assert resumed.step(batch) == whole.step(batch)
-    for name, network in resumed.networks.items():
-        assert changed(network, copy_of(whole.networks[name])) == []
 
 
 def test_the_average_of_the_weights_follows_them_and_is_what_is_kept(build, batch):
