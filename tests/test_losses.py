@@ -46,29 +46,12 @@ def tpl(recognizer, images, labels, *options, **keywords):
     return text_perceptual_loss(recognizer, images, targets, VOCABULARY.padding, *options, **keywords)
 
 
-def test_labels_are_padded_to_the_longest():
-    ids = encode_labels(['ab', '', 'abcd'], VOCABULARY)
-    assert ids.shape == (3, 5)
-    assert (ids == VOCABULARY.eos).sum(1).tolist() == [1, 1, 1]
-    assert ids[1].tolist() == [VOCABULARY.eos] + [VOCABULARY.padding] * 4
-
-
 def test_cross_entropy_is_summed_up_to_eos_and_divided_by_the_batch():
     targets = encode_labels(['a', 'abc'], VOCABULARY)
     logits = torch.randn(2, 4, len(VOCABULARY))
     by_hand = sum(-F.log_softmax(logits[n, t], 0)[targets[n, t]] for n, steps in ((0, 2), (1, 4)) for t in range(steps))
     loss = sequence_cross_entropy(logits, targets, VOCABULARY.padding)
     assert loss.item() == pytest.approx(by_hand.item() / 2, rel=1e-5)
-
-
-def test_text_perceptual_loss_reaches_the_images_alone(recognizer):
-    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
-    images = torch.rand(2, 3, 32, 128, requires_grad=True)
-    loss = tpl(recognizer, images, ['ab', 'c'])
-    loss.backward()
-    assert images.grad.flatten(1).abs().sum(1).min() > 0
-    assert all(parameter.grad is None for parameter in recognizer.parameters())
-    assert all(torch.equal(before[name], value) for name, value in recognizer.state_dict().items())
 
 
 def test_text_perceptual_loss_limits_the_gradient_of_each_word(recognizer):
@@ -170,12 +153,6 @@ def test_perturbed_images_differ_by_little_and_pass_gradients():
     assert len({images.sum().item() for images in seen}) == 8
     seen[0].sum().backward()
     assert smooth.grad.abs().sum() > 0
-
-
-def test_text_perceptual_loss_depends_on_the_label(recognizer):
-    images = torch.rand(1, 3, 32, 128)
-    losses = {tpl(recognizer, images, [label]).item() for label in ('a', 'b', 'ab')}
-    assert len(losses) == 3
 
 
 def test_vgg_loss_compares_features(vgg):
