@@ -121,10 +121,6 @@ def test_averages_and_halves_leave_the_characters_alone(tmp_path):
     assert load_aster(tmp_path / 'out.pth').alphabet == 'abc'
 
 
-def test_the_released_names_stay_without_an_alphabet():
-    assert 'alphabet' not in Aster(**TINY_ASTER).state_dict()
-
-
 @pytest.mark.parametrize('codes', [torch.tensor([97, 98]), torch.tensor([97, 98, 2 ** 40]), torch.ones(3, 2), 'abc'])
 def test_files_with_another_kind_of_alphabet_are_named(tmp_path, codes):
     save_checkpoint(tmp_path / 'own.pth', own_aster().state_dict())
