@@ -299,11 +299,6 @@ def test_sizes_are_inferred(changes):
     assert_same_reader(model, aster_from_state_dict(model.state_dict()))
 
 
-def test_switched_off_parts_leave_no_entries():
-    names = Aster(**SMALL, use_stn=False, use_lstm=False).state_dict()
-    assert not [name for name in names if name.startswith(('stn_head.', 'tps.', 'encoder.rnn.'))]
-
-
 def test_half_precision():
     model = Aster(**SMALL)
     state = {name: value.half() if value.is_floating_point() else value
