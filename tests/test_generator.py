@@ -127,26 +127,11 @@ def test_rebuilt_from_its_weights(original):
     assert torch.equal(rebuilt(images), generator(images))
 
 
-def test_half_precision_weights_become_float32():
-    weights = {name: value.half() if value.is_floating_point() else value
-               for name, value in Generator(4, 1, 4).state_dict().items()}
-    assert generator_from_state_dict(weights).tail.weight.dtype == torch.float32
-
-
 @pytest.mark.parametrize('weights', [
-    {'tail.weight': torch.zeros(5)}, {'tail.weight': 5}, {'tail.weight': torch.zeros(3, 4, 9, 9), 1: 2},
-    {**Generator(2, 1, 4).state_dict(), 'tail.bias': 'text'}])
-def test_what_only_looks_like_a_generator_is_refused_in_one_line(weights):
+    {'encoder.weight': torch.zeros(3)}, {'tail.weight': torch.zeros(3, 4, 9, 9), 1: 2},
+    {**Generator(2, 1, 4).state_dict(), 'tail.bias': 'text'},
+    {name: value for name, value in Generator(4, 1, 4).state_dict().items() if name != 'head.0.bias'}])
+def test_other_weights_are_refused_in_one_line(weights):
     with pytest.raises(ValueError, match='not the state dict of a generator: .') as error:
         generator_from_state_dict(weights)
     assert '\n' not in str(error.value)
-
-
-def test_foreign_weights_are_refused_in_one_line():
-    with pytest.raises(ValueError, match='not the state dict of a generator') as error:
-        generator_from_state_dict({'encoder.weight': torch.zeros(3)})
-    assert '\n' not in str(error.value)
-    weights = Generator(4, 1, 4).state_dict()
-    del weights['head.0.bias']
-    with pytest.raises(ValueError, match='not the state dict of a generator'):
-        generator_from_state_dict(weights)
