@@ -105,11 +105,6 @@ def test_images_are_drawn_at_a_size_for_the_eye(size, expected):
     assert fit(Image.new('RGB', size)).size == expected
 
 
-def test_what_is_drawn_once_is_drawn_alike_again():
-    view = fit(Image.new('RGB', (1500, 700)))
-    assert fit(view) is view
-
-
 def test_the_grid_keeps_every_picture_whole_and_apart():
     red, green, blue = (Image.new('RGB', size, color)
                         for size, color in [((10, 5), 'red'), ((3, 8), 'green'), ((4, 4), 'blue')])
