@@ -13,7 +13,7 @@ ARENAS = '''
 import ctypes
 import threading
 from lib.runtime.system import share_heap
-{call}
+share_heap()
 libc = ctypes.CDLL(None)
 at_once = threading.Barrier(4)
 def take():
@@ -29,19 +29,17 @@ libc.malloc_stats()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of glibc')
-@pytest.mark.parametrize('call', ['share_heap()', ''])
-def test_threads_share_one_heap(call):
-    done = subprocess.run([sys.executable, '-c', ARENAS.format(call=call)], capture_output=True, text=True,
+def test_threads_share_one_heap():
+    done = subprocess.run([sys.executable, '-c', ARENAS], capture_output=True, text=True,
                           cwd=Path(__file__).resolve().parents[1])
-    assert done.returncode == 0
-    assert (done.stderr.count('Arena') == 1) == bool(call)
+    assert done.returncode == 0 and done.stderr.count('Arena') == 1
 
 
 FREED = '''
 import ctypes
 import resource
 from lib.runtime.system import keep_freed_memory
-{call}
+keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 for _ in range(2):
@@ -54,11 +52,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of glibc')
-@pytest.mark.parametrize('call', ['keep_freed_memory()', ''])
-def test_freed_memory_is_used_again(call):
-    done = subprocess.run([sys.executable, '-c', FREED.format(call=call)], capture_output=True, text=True,
+def test_freed_memory_is_used_again():
+    done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True,
                           cwd=Path(__file__).resolve().parents[1])
-    assert (int(done.stdout) < 20) == bool(call), 'pages that the system had to clear the second time'
+    assert int(done.stdout) < 20, 'pages that the system had to clear the second time'
 
 
 @pytest.mark.parametrize(('largest', 'trim'), [(1 << 31, True), (1 << 25, True), (0, False)])
@@ -86,7 +83,7 @@ def test_another_c_library_has_its_own_way(monkeypatch):
 
 KEPT = """
 from lib.runtime.system import forget_sizes
-{call}
+forget_sizes()
 import torch
 convolution = torch.nn.Conv2d(3, 16, 9)
 with torch.no_grad():
@@ -96,13 +93,12 @@ with torch.no_grad():
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='of oneDNN')
-@pytest.mark.parametrize('call', ['forget_sizes()', ''])
-def test_what_was_prepared_for_a_size_is_not_kept(call, monkeypatch):
+def test_what_was_prepared_for_a_size_is_not_kept(monkeypatch):
     """Where a size comes again after 69 others it is prepared again."""
     for cache in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
         monkeypatch.delenv(cache, raising=False)  # a conversion in this process may have set them
     monkeypatch.setenv('ONEDNN_VERBOSE', '2')
-    done = subprocess.run([sys.executable, '-c', KEPT.format(call=call)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, '-c', KEPT], capture_output=True, text=True,
                           cwd=Path(__file__).resolve().parents[1])
     created = [line for line in done.stdout.splitlines() if ',create' in line and ',convolution,' in line]
-    assert len(created) == 71 and ('cache_miss' in created[-1]) == bool(call), done.stderr
+    assert len(created) == 71 and 'cache_miss' in created[-1], done.stderr
