@@ -1,8 +1,10 @@
 """What tests of several files use: tiny data, pictures, waiting for other processes."""
+import contextlib
 import functools
 import io
 import multiprocessing
 import os
+import resource
 import struct
 import time
 import zlib
@@ -111,6 +113,23 @@ def children(pid):
     """The ids of a process's children, where /proc lists them."""
     return [int(child) for path in Path('/proc', str(pid), 'task').glob('*/children')
             for child in path.read_text().split()]
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """While entered, the system refuses bytes of a file beyond this size, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def read_lmdb(path):
+    """{key: bytes} of an LMDB, read as other projects do: with the defaults of the lmdb package."""
+    with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
+        return {key.decode(): value for key, value in transaction.cursor()}
 
 
 def files(path):
