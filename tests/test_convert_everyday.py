@@ -224,13 +224,13 @@ def test_light_words_on_nothing_are_read_and_drawn_on_black(run, tmp_path, monke
 
 @pytest.mark.parametrize('flags', [['--methods', 'bicubic'], ['--methods', 'textsr', '--background', 'textsr']])
 def test_transparency_is_kept_where_the_method_is_the_background(run, tmp_path, flags):
-    image = photo((400, 300))
+    image = photo((200, 100))
     image.putalpha(Image.linear_gradient('L').resize(image.size))
     image.save(tmp_path / 'a.png')
     for folder, words in (('whole', []), ('zoom', ['--zoom', '40,30,80,20'])):
         assert run('a.png', '--no_read', '-o', folder, *words, *flags)[0] == 0
     whole, zoom = (np.asarray(Image.open(tmp_path / folder / 'a.png')) for folder in ('whole', 'zoom'))
-    assert zoom.shape == (1200, 1600, 4) and (zoom == whole).all()
+    assert zoom.shape == (400, 800, 4) and (zoom == whole).all()
 
 
 def test_all_of_a_photograph_and_no_string(run, tmp_path, read_as_sale):
@@ -273,7 +273,7 @@ def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sa
 
 
 def test_measured_with_words_each_method_enlarges_the_whole(run, tmp_path):
-    photo((400, 300)).save(tmp_path / 'a.png')
+    photo((200, 100)).save(tmp_path / 'a.png')
     flags = ('a.png', '--ds_scale', 4, '--methods', 'bicubic', 'textsr', '--no_read')
     for folder, words in (('whole', ()), ('words', ('--zoom', '40,30,80,20'))):
         assert run(*flags, '-o', folder, *words)[0] == 0
