@@ -112,14 +112,14 @@ def test_labels_of_images_elsewhere_go_by_unambiguous_names(folders, tmp_path):
 
 
 def test_labels_of_many_images_are_looked_up_not_searched_for(tmp_path):
-    lines = [f'{n}.jpg\tone\n{n}.jpg\ttwo' if n % 2 else f'{n}.jpg\tone' for n in range(40_000)]
+    lines = [f'{n}.jpg\tone\n{n}.jpg\ttwo' if n % 2 else f'{n}.jpg\tone' for n in range(20_000)]
     (tmp_path / 'gt.txt').write_text('\n'.join(lines))
     started = time.process_time()
-    labels, lines = match_labels(tmp_path / 'gt.txt', [f'/elsewhere/{n}.jpg' for n in range(10_000, 50_000)])
-    assert time.process_time() - started < 10, 'a search for each of them takes half a minute'
-    assert len(labels) == 15_000 and [line.split(': ')[1] for line in lines] == [
-        '15000 images with several labels, none used', '10000 of 40000 images without a label',
-        '10000 names in it of no image']
+    labels, lines = match_labels(tmp_path / 'gt.txt', [f'/elsewhere/{n}.jpg' for n in range(5000, 25_000)])
+    assert time.process_time() - started < 3, 'a search for each of them takes seconds'
+    assert len(labels) == 7500 and [line.split(': ')[1] for line in lines] == [
+        '7500 images with several labels, none used', '5000 of 20000 images without a label',
+        '5000 names in it of no image']
 
 
 def test_quotes_inside_quotes(tmp_path):
