@@ -11,8 +11,8 @@ from lib.formats import FORMATS
 from lib.wordsets.image_check import image_size, plain_png_size
 
 
-@pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', '1', 'I;16', 'CMYK'])
-def test_modes_of_image(tmp_path, mode):
+@pytest.mark.parametrize('mode', ['LA', '1', 'I;16', 'CMYK'])
+def test_images_of_rare_modes_have_their_size(mode):
     data = noise(9, 9, 'TIFF' if mode == 'CMYK' else 'PNG', mode)
     assert image_size(data) == (9, 9)
 
