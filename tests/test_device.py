@@ -1,4 +1,4 @@
-"""No tensor of a step is made elsewhere than where its images are; the commands work on a GPU, where there is one.
+"""Which device and precision are taken, and that no tensor of a step is made elsewhere; the commands on a GPU.
 
 Steps run with another default device than that of networks and batch, so that a tensor made without a word on its
 device cannot be computed with: 'meta' beside the CPU, and the CPU beside CUDA where there is one.
@@ -21,6 +21,7 @@ from lib.inference.evaluators import aster_reader, evaluate
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator
+from lib.runtime.device import pick_amp, pick_device
 from lib.trainers import OptimizerStep, RecognizerTrainer, SuperResolutionTrainer
 from lib.vocabulary import Vocabulary
 
@@ -83,6 +84,36 @@ def test_reading_stays_on_its_device(device, elsewhere, beam_width):
         readings, _ = evaluate(Loader([batch], batch_size=None), 'words', reader, Vocabulary(),
                                {'srgan': generator}, device, below=(32, 64), with_hr=True)
     assert len(readings) == 2 * 4
+
+
+@pytest.mark.parametrize(('name', 'local_rank', 'expected'), [
+    ('cuda', '1', 'cuda:1'), ('auto', '2', 'cuda:2'), ('cuda:0', '1', 'cuda:1'), ('cuda:3', None, 'cuda:3'),
+    ('cuda', None, 'cuda'), ('cuda', '', 'cuda'), ('cpu', '1', 'cpu'),
+])
+def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(str(device)))
+    monkeypatch.setattr(torch, 'empty', lambda size, device: None)  # there need be no GPU
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv('LOCAL_RANK', local_rank)
+    assert str(pick_device(name)) == expected
+    assert chosen == ([expected] if ':' in expected else [])
+
+
+@pytest.mark.parametrize('has_units', [True, False])
+def test_mixed_precision_where_the_device_has_units_for_it(has_units, monkeypatch):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_units, raising=False)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0) if has_units else (7, 5))
+    for device in map(torch.device, ('cpu', 'cuda:0')):
+        assert pick_amp('auto', device) == ('bf16' if has_units else 'off')
+        assert [pick_amp(name, device) for name in ('off', 'bf16', 'fp16')] == ['off', 'bf16', 'fp16']
+
+
+def test_mixed_precision_of_a_torch_that_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, '_is_avx512_bf16_supported', raising=False)
+    assert pick_amp('auto', torch.device('cpu')) == 'off'
 
 
 def test_no_test_takes_a_gpu_unasked(request):

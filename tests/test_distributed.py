@@ -18,7 +18,6 @@ from lib import build, trainers
 from lib.checkpoint import load_checkpoint, load_generator
 from lib.models.aster import Aster
 from lib.runtime import distributed
-from lib.runtime.device import pick_amp, pick_device
 
 SMALL = ['--blocks', '1', '--maps', '8', '--disc_maps', '4', '-j', '0', '--lr', '1e-4', '--warmup', '0', '--height',
          '16', '--width', '32', '--ds_scale', '2', '--test_batch_size', '3']
@@ -265,22 +264,6 @@ def test_one_process_needs_no_group(monkeypatch):
     assert distributed.wrap(norm, torch.device('cpu')) is norm is distributed.unwrap(norm)
 
 
-@pytest.mark.parametrize(('name', 'local_rank', 'expected'), [
-    ('cuda', '1', 'cuda:1'), ('auto', '2', 'cuda:2'), ('cuda:0', '1', 'cuda:1'), ('cuda:3', None, 'cuda:3'),
-    ('cuda', None, 'cuda'), ('cuda', '', 'cuda'), ('cpu', '1', 'cpu'),
-])
-def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected, monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(str(device)))
-    monkeypatch.setattr(torch, 'empty', lambda size, device: None)  # there need be no GPU
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
-    if local_rank is not None:
-        monkeypatch.setenv('LOCAL_RANK', local_rank)
-    assert str(pick_device(name)) == expected
-    assert chosen == ([expected] if ':' in expected else [])
-
-
 @pytest.mark.parametrize(('backend', 'together', 'left'), [
     ('cpu:gloo,cuda:nccl', True, True), ('cpu:gloo,cuda:nccl', False, False), ('gloo', False, True)])
 def test_a_process_that_fails_alone_does_not_wait_for_the_others(backend, together, left, monkeypatch):
@@ -290,17 +273,3 @@ def test_a_process_that_fails_alone_does_not_wait_for_the_others(backend, togeth
     monkeypatch.setattr(dist, 'destroy_process_group', lambda: destroyed.append(backend))
     distributed.shutdown(together)
     assert bool(destroyed) == left
-
-
-@pytest.mark.parametrize('has_units', [True, False])
-def test_mixed_precision_where_the_device_has_units_for_it(has_units, monkeypatch):
-    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_units, raising=False)
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0) if has_units else (7, 5))
-    for device in map(torch.device, ('cpu', 'cuda:0')):
-        assert pick_amp('auto', device) == ('bf16' if has_units else 'off')
-        assert [pick_amp(name, device) for name in ('off', 'bf16', 'fp16')] == ['off', 'bf16', 'fp16']
-
-
-def test_mixed_precision_of_a_torch_that_cannot_tell(monkeypatch):
-    monkeypatch.delattr(torch.cpu, '_is_avx512_bf16_supported', raising=False)
-    assert pick_amp('auto', torch.device('cpu')) == 'off'
