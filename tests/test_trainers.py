@@ -126,15 +126,7 @@ def test_every_term_is_reported_raw_and_weighted(build, batch):
 
 
 @pytest.mark.parametrize('term', TERMS)
-def test_terms_without_weight_are_not_computed(build, batch, term, monkeypatch):
-    def fail(*_args, **_keywords):
-        raise AssertionError('computed')
-
-    functions = {'content': 'content_loss', 'adversarial': 'generator_loss', 'tpl': 'text_perceptual_loss'}
-    for other in functions.keys() - {term}:
-        monkeypatch.setattr(f'lib.trainers.{functions[other]}', fail)
-    if term != 'vgg':
-        monkeypatch.setattr(F, 'l1_loss', fail)
+def test_terms_without_weight_are_left_out(build, batch, term):
     numbers = build({**dict.fromkeys(TERMS, 0.0), term: 1.0}).step(batch)
     assert set(numbers) - {'discriminator'} == {'total', 'gradient', term, f'weighted/{term}'}
     assert ('discriminator' in numbers) == (term == 'adversarial')
