@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_ASTER, largest_file
+from helpers import TINY_ASTER, files, largest_file
 
 from lib import checkpoint
 from lib.checkpoint import load_aster, load_checkpoint, load_generator, save_checkpoint
@@ -29,10 +29,6 @@ class Payload:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_what_was_saved_is_loaded(tmp_path):
@@ -60,7 +56,7 @@ def test_a_folder_is_named(tmp_path, monkeypatch, path):
     (tmp_path / 'folder').mkdir()
     with pytest.raises(OSError, match=f'{path}: is a folder; name the file to write'):
         save_checkpoint(path, content())
-    assert files(tmp_path) == ['folder']
+    assert not files(tmp_path)
 
 
 @pytest.mark.parametrize('limit', [0, 700, 4096, 80_000])
