@@ -147,16 +147,11 @@ def test_training_reports_damaged_records_once_and_goes_on(flags, tmp_path, caps
     assert [entry['unreadable'] for entry in log(tmp_path / 'run')] == [2, 2]
 
 
-def test_training_past_a_batch_without_one_readable_record(flags, tmp_path):
-    data = damaged(tmp_path, (1, 2, 3, 4, 5, 6, 7))
-    assert run(flags, tmp_path / 'run', '--train_data_dir', data) == 0
-    assert [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')] == [(7, 4), (7, 8)]
-
-
-def test_training_past_a_batch_of_one_word_which_has_no_batch_norm(flags, tmp_path):
-    data = damaged(tmp_path, (2,))
-    assert run(flags, tmp_path / 'run', '--arch=aster', '--train_data_dir', data) == 0
-    assert [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')] == [(1, 4), (1, 8)]
+@pytest.mark.parametrize('more, numbers', [([], range(1, 8)), (['--arch=aster'], (2,))])  # which has batch norm
+def test_training_past_a_batch_of_which_too_few_words_are_read(flags, tmp_path, more, numbers):
+    assert run(flags, tmp_path / 'run', *more, '--train_data_dir', damaged(tmp_path, numbers)) == 0
+    entries = [(entry['unreadable'], entry['iteration']) for entry in log(tmp_path / 'run')]
+    assert entries == [(len(numbers), 4), (len(numbers), 8)]
 
 
 def test_nothing_to_train_on(flags, tmp_path, capsys):
