@@ -7,7 +7,6 @@ from PIL import Image
 
 from lib.inference.drawing import (
     FRAMES,
-    GAP,
     PAPER,
     Column,
     compare,
@@ -18,7 +17,6 @@ from lib.inference.drawing import (
     font,
     grid,
     mark_letters,
-    stack,
     with_boxes,
 )
 from lib.vocabulary import Vocabulary
@@ -113,11 +111,6 @@ def test_the_grid_keeps_every_picture_whole_and_apart():
     assert (count(sheet, (255, 0, 0)), count(sheet, (0, 128, 0)), count(sheet, (0, 0, 255))) == (50, 24, 16)
     rows, columns = np.nonzero((np.asarray(sheet) == (255, 0, 0)).all(2))
     assert (rows.min(), columns.min()) == (2 + (8 - 5) // 2, 2), 'in the middle of its cell'
-
-
-def test_a_stack_is_as_wide_as_its_widest():
-    sheet = stack([Image.new('RGB', (30, 5), 'red'), Image.new('RGB', (50, 6), 'blue')])
-    assert sheet.size == (50 + 2 * GAP, 5 + 6 + 3 * GAP)
 
 
 def test_boxes_are_drawn_where_they_lie():
