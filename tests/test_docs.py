@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,29 +13,13 @@ from test_crop_800k import box, make_image, make_set
 import convert
 import main
 from lib import options
-from utils import (
-    benchmark,
-    checkerboard,
-    create_lmdb,
-    crop_800k,
-    export_onnx,
-    export_weights,
-    plot_training,
-    render_words,
-    split_words,
-    training_cost,
-)
+from utils import create_lmdb, crop_800k
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for names in ('*.md', 'docs/**/*.md', 'weights/*.md', 'recipes/*.md') for path in ROOT.glob(names))
-PARSERS = {
-    'main.py': options.parse_args, 'convert.py': convert.parse_args, 'utils/crop_800k.py': crop_800k.parse_args,
-    'utils/create_lmdb.py': create_lmdb.parse_args, 'utils/render_words.py': render_words.parse_args,
-    'utils.export_weights': export_weights.parse_args, 'utils.benchmark': benchmark.parse_args,
-    'utils.checkerboard': checkerboard.parse_args, 'utils.plot_training': plot_training.parse_args,
-    'utils.split_words': split_words.parse_args,
-    'utils.training_cost': training_cost.parse_args, 'utils.export_onnx': export_onnx.parse_args,
-}
+UTILS = {path.stem: import_module(f'utils.{path.stem}').parse_args for path in ROOT.glob('utils/[a-z]*.py')}
+PARSERS = {'main.py': options.parse_args, 'convert.py': convert.parse_args,
+           **{form.format(name): parse for name, parse in UTILS.items() for form in ('utils/{}.py', 'utils.{}')}}
 OTHERS = (r'cat|grep|python3 -m venv|\.venv/bin/(pip|python -m pytest)|pip install|printf|xargs apt-get|set -eu|'
           r'render\(\) \{|\}$')
 CROP, PACK, TRAIN, TEST, CONVERT = PUBLISHED = [
