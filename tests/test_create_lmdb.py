@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
-from helpers import alive, children, huge_png, noise, read_lmdb, wait_for, write_lmdb
+from helpers import alive, children, huge_png, noise, read_lmdb, status_of, wait_for, write_lmdb
 from PIL import Image
 
 from lib.wordsets.lmdb_writer import LmdbWriter
@@ -188,9 +188,7 @@ def test_force_and_append(tmp_path, good, capsys):
 def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'syntax_crop.odgt').write_text('')
-    with pytest.raises(SystemExit) as stop:
-        create_lmdb.main(arguments)
-    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert status_of(create_lmdb.main, arguments) == 2 and message in capsys.readouterr().err
     assert os.listdir(tmp_path) == ['syntax_crop.odgt']
 
 
