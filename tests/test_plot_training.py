@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import WORDS
+from helpers import WORDS, status_of
 from PIL import Image
 
 import main
@@ -64,9 +64,9 @@ def test_runs_with_little_to_show(run_folder, tmp_path, values):
 
 
 def test_the_picture_is_a_png_by_its_name_too(run_folder, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        plot_training.main([run_folder('run', 'srgan', {1: 50.0}), '--out', str(tmp_path / 'out.jpg')])
-    assert stop.value.code == 2 and 'out.jpg: the picture is a PNG' in capsys.readouterr().err
+    flags = [run_folder('run', 'srgan', {1: 50.0}), '--out', str(tmp_path / 'out.jpg')]
+    assert status_of(plot_training.main, flags) == 2
+    assert 'out.jpg: the picture is a PNG' in capsys.readouterr().err
 
 
 def test_runs_in_folders_of_one_name_are_all_drawn_and_told_apart(run_folder, tmp_path):
