@@ -21,24 +21,27 @@ TINY_ASTER = {'width': 4, 'decoder_dim': 8, 'attention_dim': 8, 'lstm_dim': 8, '
               'blocks': (1, 1, 1, 1, 1)}
 
 
+def encoded(image, form='PNG', **options):
+    """Bytes of an image file; options as of Image.save."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 def noise(width, height, form='PNG', mode='RGB', **options):
     """Bytes of an image file of coloured noise, the same for a size; options as of Image.save."""
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     if mode == 'I;16':
         image = image.convert('I')  # old versions of Pillow convert to 16 bits from 32 alone
-    buffer = io.BytesIO()
-    image.convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
+    return encoded(image.convert(mode), form, **options)
 
 
 def word_image(word, size=(32, 16)):
     """PNG bytes of a word in black on white."""
     image = Image.new('RGB', size, 'white')
     ImageDraw.Draw(image).text((2, 2), word, fill='black')
-    buffer = io.BytesIO()
-    image.save(buffer, 'PNG')
-    return buffer.getvalue()
+    return encoded(image)
 
 
 def write_lmdb(path, records):
