@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import WORDS, huge_png, processes, word_image, word_records, write_lmdb
+from helpers import WORDS, huge_png, noise, processes, word_image, word_records, write_lmdb
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -18,12 +18,6 @@ from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.samples import EvalSamples, PairSamples, ReadingSamples, collate
 
 FIRST, THIRD = '000000001', '000000003'
-
-
-def encoded(image, kind='PNG', **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def pairs_of(dataset):
@@ -122,8 +116,8 @@ DAMAGE = {
     'no image': ({f'image-{THIRD}': None}, f'no key image-{THIRD}'),
     'zero bytes': ({f'image-{THIRD}': b''}, f'image-{THIRD} holds no bytes'),
     'no picture': ({f'image-{THIRD}': b'rain'}, 'of no known format'),
-    'truncated JPEG': ({f'image-{THIRD}': encoded(Image.effect_noise((64, 32), 90), 'JPEG')[:-300]}, 'truncated'),
-    'truncated PNG': ({f'image-{THIRD}': encoded(Image.effect_noise((64, 32), 90))[:-300]}, 'unreadable image'),
+    'truncated JPEG': ({f'image-{THIRD}': noise(64, 32, 'JPEG')[:-300]}, 'truncated'),
+    'truncated PNG': ({f'image-{THIRD}': noise(64, 32)[:-300]}, 'unreadable image'),
     'bomb': ({f'image-{THIRD}': huge_png(30_000, 30_000)}, 'decompression bomb'),
     'small bomb': ({f'image-{THIRD}': huge_png(10_000, 10_000)}, 'decompression bomb'),
     'no label': ({f'label-{THIRD}': None}, f'no key label-{THIRD}'),
@@ -202,7 +196,7 @@ def test_no_word_of_that_length(tiny_lmdb):
 def test_flipped_bytes_never_stop_a_run(tiny_lmdb, kind):
     """Whatever the decoder makes of damage, the answer is a picture or an error of the record."""
     random = np.random.default_rng(1)
-    whole = np.frombuffer(encoded(Image.effect_noise((40, 20), 90).convert('RGB'), kind), np.uint8)
+    whole = np.frombuffer(noise(40, 20, kind), np.uint8)
     changes = {'num-samples': b'40'}
     for number in range(1, 41):
         bytes_ = whole.copy()
