@@ -1,12 +1,11 @@
 """What the flags of main.py make of networks, trainer and data, and what these are given in a step."""
-import io
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import photo
+from helpers import encoded, photo
 from PIL import Image
 
 import main
@@ -204,9 +203,7 @@ def test_a_resumed_run_names_the_flags_that_change_it(tiny_lmdb, tiny_aster, tmp
 
 def test_a_figure_without_a_mean_is_left_out_of_the_log(tiny_lmdb, tiny_aster, tmp_path):
     """White pictures are restored exactly, so that their PSNR is infinite."""
-    white = io.BytesIO()
-    Image.new('RGB', (32, 16), 'white').save(white, 'PNG')
-    white = {f'image-{number:09d}': white.getvalue() for number in range(1, 9)}
+    white = {f'image-{number:09d}': encoded(Image.new('RGB', (32, 16), 'white')) for number in range(1, 9)}
     assert main.main(['--arch=aster', '--epochs=1', '--batch_size=4', '--workers=0', '--device=cpu', '--train_data_dir',
                       tiny_lmdb(), '--aster_path', tiny_aster, '--val_data_dir', tiny_lmdb('val', changes=white),
                       '--logs_dir', str(tmp_path / 'logs')]) == 0
