@@ -247,9 +247,6 @@ def test_a_picture_of_any_size_is_read_where_its_words_are_marked(run, tmp_path,
     assert run('a.png', '--zoom', '40,30,80,20')[1] == 'a.png\t40,30,80,20\tSALE\n' and read_as_sale == 2 * [(320, 80)]
     (tmp_path / 'boxes.txt').write_text('a.png\t200,50,60,20\n')
     assert run('a.png', '--boxes', 'boxes.txt')[1] == 'a.png\t200,50,60,20\tSALE\n'
-    assert run('a.png', '--methods', 'bicubic', '-o', 'ground')[1] == 'a.png\tSALE\n'
-    result, ground = (np.asarray(read_image(tmp_path / folder / 'a.png')) for folder in ('enlarged', 'ground'))
-    assert (result[:, :700] == ground[:, :700]).all() and (result[220:260, 820:1020] != ground[220:260, 820:1020]).any()
 
 
 def test_words_of_a_photograph_are_put_into_its_ground(run, tmp_path, read_as_sale):
