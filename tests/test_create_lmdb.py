@@ -109,13 +109,6 @@ def test_sizes_are_strictly_smaller(tmp_path, capsys):
     assert '2 skipped, image too large' in capsys.readouterr().out
 
 
-def test_sizes_that_none_can_have_are_refused_before_the_work(tmp_path, capsys):
-    gt = make_list(tmp_path, {'a.png': noise(64, 31)})
-    with pytest.raises(SystemExit):
-        build('--input', gt, '--output', tmp_path / 'set', '--min_width', 63, '--max_width', 64)
-    assert '--min_width 63 --max_width 64: no size' in capsys.readouterr().err
-
-
 BAD = {'empty.png': b'', 'text.jpg': b'hello', 'truncated.jpg': noise(90, 40, 'JPEG')[:-300],
        'truncated.png': noise(90, 40)[:2000], 'header.png': noise(90, 40)[:20], 'bomb.png': huge_png(30000, 30000),
        'lesser_bomb.png': huge_png(10000, 10000),  # only a warning to Pillow
@@ -184,7 +177,8 @@ def test_force_and_append(tmp_path, good, capsys):
     (['--input', 'none.txt'], '--input none.txt does not exist'), (['--min_width', '-1'], '--min_width'),
     (['--workers', '0'], '--workers'), (['--check', 'none'], 'none: no such folder'),
     (['--force', '--append'], 'not allowed with'), (['--min_height', 'x'], 'invalid int'),
-    (['--max_height', '-1'], '--max_height')])
+    (['--max_height', '-1'], '--max_height'),
+    (['--min_width', '63', '--max_width', '64'], '--min_width 63 --max_width 64: no size')])
 def test_bad_flags(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'syntax_crop.odgt').write_text('')
