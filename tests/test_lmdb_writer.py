@@ -111,13 +111,6 @@ def test_exception_leaves_the_old_set(old, monkeypatch, options):
     assert os.listdir(path.parent) == ['old']
 
 
-def test_no_record_puts_nothing_in_place(old, tmp_path):
-    write(tmp_path / 'new', [])
-    assert not (tmp_path / 'new').exists()
-    write(old[0], [], force=True)
-    assert read_lmdb(old[0]) == old[1]
-
-
 def test_append(old):
     path, contents = old
     writer = write(path, ['three'], append=True)
