@@ -205,11 +205,9 @@ def test_iiit5k(tmp_path, variable, field):
     assert entries[2].problem == 'empty label' and total == 3 and folders == [str(tmp_path)]
 
 
-@pytest.mark.parametrize('name, data, message', [
-    ('a.mat', b'garbage', 'cannot be read as a .mat'), ('a.txt', b'\xff\xfea\x00', 'UTF-16')])
-def test_unreadable_lists(tmp_path, name, data, message):
-    with pytest.raises(ValueError, match=message):
-        parse(tmp_path / name, data)
+def test_lists_in_utf_16(tmp_path):
+    with pytest.raises(ValueError, match='UTF-16'):
+        parse(tmp_path / 'a.txt', b'\xff\xfea\x00')
 
 
 def test_other_mat_file(tmp_path):
@@ -218,9 +216,7 @@ def test_other_mat_file(tmp_path):
         open_list(str(tmp_path / 'a.mat'))
 
 
-def test_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no gt.txt'):
-        open_list(str(tmp_path))
+def test_the_list_of_a_folder(tmp_path):
     (tmp_path / 'gt.txt').write_text('images/1.jpg\tword\n')
     entries, total, folders = open_list(str(tmp_path))
     assert labels(entries) == ['word'] and total == 1 and folders == [str(tmp_path)]
