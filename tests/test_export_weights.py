@@ -64,17 +64,13 @@ def test_batch_norm_is_folded_before_averaging(checkpoint, tmp_path):
         torch.testing.assert_close(load_generator(out)(picture), other.eval()(picture))
 
 
-STRANGERS = {
-    'resnet': ({'epoch': 3, 'arch': 'resnet18', 'state_dict': {'module.conv1.weight': torch.ones(64, 3, 7, 7)}},
-               'it has no tail.weight, but module.conv1.weight'),
-    'hollow': ({'arch': 'textsr', 'generator': {'a': 1}}, 'it has no tail.weight, but a'),
-}
-
-
-@pytest.mark.parametrize('name', STRANGERS)
-def test_strangers_are_named(checkpoint, tmp_path, capsys, name):
-    content, message = STRANGERS[name]
-    stranger, out = tmp_path / f'{name}.pth', tmp_path / 'out.pth'
+@pytest.mark.parametrize('content, message', [
+    ({'epoch': 3, 'arch': 'resnet18', 'state_dict': {'module.conv1.weight': torch.ones(64, 3, 7, 7)}},
+     'it has no tail.weight, but module.conv1.weight'),
+    ({'arch': 'textsr', 'generator': {'a': 1}}, 'it has no tail.weight, but a'),
+])
+def test_strangers_are_named(checkpoint, tmp_path, capsys, content, message):
+    stranger, out = tmp_path / 'stranger.pth', tmp_path / 'out.pth'
     save_checkpoint(stranger, content)
     for flags in ([str(stranger), str(out)], [str(checkpoint), str(out), '--average', str(stranger), '0.5']):
         assert main(flags) == 2
