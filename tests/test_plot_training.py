@@ -57,7 +57,7 @@ def test_bicubic_interpolation_is_drawn_once_as_far_as_the_longest_run(run_folde
     assert unit.tobytes() == words.tobytes()
 
 
-@pytest.mark.parametrize('values', [{5: 50.0}, {1: 0.0, 2: 0.0}])
+@pytest.mark.parametrize('values', [{5: 50.0}, {1: 0.0, 2: 0.0}, {1: 50.0, 2: float('inf')}])
 def test_runs_with_little_to_show(run_folder, tmp_path, values):
     assert plot_training.main([run_folder('short', 'srgan', values), '--out', str(tmp_path / 'out.png')]) == 0
     assert colored(tmp_path / 'out.png', FRAMES[0])
@@ -93,9 +93,10 @@ def test_ticks_are_round_and_reach_over_the_values():
         assert marks[0] <= low + 1e-9 and marks[-1] >= high - 1e-9 and 2 <= len(marks) <= 9
 
 
-@pytest.mark.parametrize('spoil', ['folder', 'log', 'values', 'out'])
+@pytest.mark.parametrize('spoil', ['folder', 'log', 'values', 'infinite', 'step', 'out'])
 def test_bad_input_is_one_line_that_names_it(run_folder, tmp_path, capsys, spoil):
-    folder, out = run_folder('run', 'srgan', {1: None if spoil == 'values' else 50.0}), tmp_path / 'out.png'
+    value = {'values': None, 'infinite': float('inf')}.get(spoil, 50.0)
+    folder, out = run_folder('run', 'srgan', {'1' if spoil == 'step' else 1: value}), tmp_path / 'out.png'
     if spoil == 'folder':
         folder += '-none'
     if spoil == 'log':

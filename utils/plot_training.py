@@ -36,12 +36,14 @@ def parse_args(argv=None):
 
 
 def read_curve(logs_dir, metric):
-    """[(step, value), ...] of a run's own method at its validations, and of bicubic; ValueError where there is none."""
+    """[(step, value), ...] of a run's own method at its validations, and of bicubic, what is not finite left out;
+    ValueError where there is none."""
     try:
         arch = json.loads((Path(logs_dir) / 'args.json').read_text())['arch']
         entries = [json.loads(line) for line in (Path(logs_dir) / 'log.txt').read_text().splitlines()]
-        curves = [[(entry['iteration'], entry[f'{method}/{metric}']) for entry in entries
-                   if f'{method}/{metric}' in entry] for method in ('none' if arch == 'aster' else arch, 'bicubic')]
+        curves = [[point for entry in entries if f'{method}/{metric}' in entry
+                   if all(map(math.isfinite, point := (entry['iteration'], entry[f'{method}/{metric}'])))]
+                  for method in ('none' if arch == 'aster' else arch, 'bicubic')]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{logs_dir}: not the folder of a run of main.py ({error})') from error
     if not curves[0]:
