@@ -314,3 +314,11 @@ def test_misfit_is_one_error_with_names_and_shapes():
     assert '1 unexpected: surplus (2, 3)' in message
     assert '1 wrong shape: encoder.layer3.0.conv1.weight (5, 6) instead of (16, 8, 1, 1)' in message
     assert '\n' not in message
+
+
+def test_weights_that_cannot_be_copied_are_refused_in_one_line():
+    state = Aster(**SMALL).state_dict()
+    state['decoder.decoder.fc.bias'] = state['decoder.decoder.fc.bias'].to_sparse()
+    with pytest.raises(ValueError, match='of an ASTER recognizer: .* "decoder.decoder.fc.bias"') as error:
+        aster_from_state_dict(state)
+    assert '\n' not in str(error.value)

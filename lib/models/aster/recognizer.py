@@ -213,5 +213,8 @@ def aster_from_state_dict(state_dict):
     misfit = describe_misfit(shapes, {name: tuple(value.shape) for name, value in model.state_dict().items()})
     if misfit:
         raise ValueError(f'not the state dict of an ASTER recognizer: {misfit}')
-    model.load_state_dict(tensors)  # copies into the model's own float32 tensors
+    try:
+        model.load_state_dict(tensors)  # copies into the model's own float32 tensors
+    except RuntimeError as error:  # sparse and quantized tensors cannot be copied
+        raise ValueError(f'not the state dict of an ASTER recognizer: {" ".join(str(error).split())}') from error
     return model
