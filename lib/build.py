@@ -243,10 +243,12 @@ def read_resumed(args):
 
 
 def flags_of_run(path):
-    """{flag: value} of the run of a checkpoint, from the args.json beside it; empty where there is none."""
-    with suppress(OSError, ValueError):
+    """{flag: value} of the run of a checkpoint, from the args.json beside it; empty where there is none, or none of
+    this program."""
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         flags = json.loads(Path(path).with_name('args.json').read_text(encoding='utf-8'))
-        return flags if isinstance(flags, dict) else {}
+        training_flags(flags)
+        return flags
     return {}
 
 

@@ -197,7 +197,9 @@ def test_a_resumed_run_names_the_flags_that_change_it(tiny_lmdb, tiny_aster, tmp
         '--amp off -> bf16', '--content_weight 1.0 -> 2.0', '--hr_sizes none -> 32x16 64x16', '--lr 0.0001 -> 1e-05',
         '--max_steps 1 -> 2', f'--train_data_dir {tmp_path / "words"} -> {tmp_path / "new"}']
     assert named(*longer) == []
-    (tmp_path / 'args.json').write_text('{')
+    for other in ('{', '[1]', '{"hr_sizes": [1]}', '{"hr_sizes": [[16, 32]]}', '{"weights": "none"}'):
+        (tmp_path / 'args.json').write_text(other)
+        assert build.flags_of_run(tmp_path / 'last.pth') == {}
     assert named(*data, '--resume') == []
 
 
