@@ -105,6 +105,14 @@ def test_create_lmdb_takes_the_lists(words, tmp_path):
     assert (tmp_path / 'set' / 'data.mdb').exists()
 
 
+def test_names_that_are_not_utf8_are_listed(tmp_path):
+    folder = tmp_path / os.fsdecode(b'w\xf6rter')
+    train, val = run(tmp_path, '--input', word_list(folder, [(f'{i}.png', f'word{i}', i, 0) for i in range(3)]),
+                     '--val_share', '0.4')
+    first = json.loads((tmp_path / 'out' / 'train.odgt').read_text().splitlines()[0])
+    assert len(train + val) == 3 and (tmp_path / 'out' / first['im_path']).is_file()
+
+
 def test_what_cannot_be_used_is_counted(words, tmp_path, capsys):
     (tmp_path / 'words' / '7.png').write_bytes(b'no image')
     (tmp_path / 'words' / '8.png').unlink()

@@ -111,7 +111,7 @@ def split(words, tests, val_share, cosine, seed):
 def write_odgt(path, words):
     """Write a list; image paths are relative to its folder."""
     folder = os.path.dirname(os.path.abspath(path))
-    with open(path, 'w', encoding='utf-8') as file:
+    with open(path, 'w', encoding='utf-8', errors='backslashreplace') as file:  # of names not in UTF-8, as JSON does
         for picture, label, _ in words:
             record = {'im_path': os.path.relpath(picture, folder), 'label': label}
             file.write(json.dumps(record, ensure_ascii=False) + '\n')
