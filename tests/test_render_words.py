@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import lmdb
 import numpy as np
@@ -49,6 +50,7 @@ def fonts(tmp_path_factory):
     folder = tmp_path_factory.mktemp('fonts')
     write_font(folder / 'good.ttf')
     write_font(folder / 'lacking.ttf', swap(q=''))
+    os.mkfifo(folder / 'pipe.ttf')
     return folder
 
 
@@ -63,6 +65,7 @@ def photos(tmp_path):
     Image.new('RGB', (16, 16)).save(folder / 'icon.png')
     (folder / 'broken.jpg').write_bytes((folder / 'a.jpg').read_bytes()[:500])
     Image.new('RGB', (208, 208)).save(folder / 'other.png', 'SGI')  # of none of the formats that are read
+    os.mkfifo(folder / 'pipe.png')
     return folder
 
 
@@ -217,9 +220,12 @@ def test_without_fontconfig_pillows_font_is_used(tmp_path):
     assert len(read(tmp_path / 'words')) == 6 and '6 words written' in done.stdout
 
 
-def test_unusable_photos_are_counted(photos, tmp_path, fonts, capsys):
+def test_unusable_photos_are_counted(photos, tmp_path, fonts, capsys, monkeypatch):
     loaded, unusable = render_words.load_photos([str(photos)], 1)
-    assert len(loaded) == 4 and unusable == 3
+    assert len(loaded) == 4 and unusable == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, 'open', mock.Mock(side_effect=RuntimeError))  # as of a damaged AVIF, whatever its name
+        assert render_words.load_photos([str(photos)], 1) == ([], 8)
     assert {photo.mode for photo in loaded} == {'RGB'} and max(max(photo.size) for photo in loaded) == 640
     (tmp_path / 'empty').mkdir()
     run(tmp_path / 'words', fonts, '--count', 2, '--background_dir', tmp_path / 'empty')

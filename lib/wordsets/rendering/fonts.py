@@ -45,6 +45,8 @@ def list_fonts(font_dir=None):
     if font_dir:
         for folder, _, names in os.walk(font_dir):
             for path in (os.path.join(folder, name) for name in names if name.lower().endswith(SUFFIXES)):
+                if not os.path.isfile(path):  # a pipe would be waited for
+                    continue
                 try:
                     found.add((ImageFont.truetype(path, CHECK_SIZE).getname()[0] or '', path, 0))
                 except (OSError, ValueError):

@@ -1,6 +1,7 @@
 """The look of rendered words: colours, backgrounds, light and camera."""
 import io
 import math
+import os
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -177,6 +178,8 @@ def mottle(height, width, rng):
 
 def load_photo(path):
     """A background photo as RGB, its longer side PHOTO_SIZE pixels; None when it is unreadable or an icon."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         with Image.open(path, formats=READABLE) as photo:
             if min(photo.size) < 200:
@@ -185,7 +188,7 @@ def load_photo(path):
             photo = photo.convert('RGB')
             photo.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.BILINEAR)
             return photo
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises many kinds of exceptions for damaged files
         return None
 
 
