@@ -94,7 +94,7 @@ def test_a_process_puts_nothing_on_the_gpu_of_another(name, local_rank, expected
     chosen = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(str(device)))
-    monkeypatch.setattr(torch, 'empty', lambda size, device: None)  # there need be no GPU
+    monkeypatch.setattr(torch, 'zeros', lambda size, device: torch.ones(size))  # there need be no GPU
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     if local_rank is not None:
         monkeypatch.setenv('LOCAL_RANK', local_rank)

@@ -21,7 +21,7 @@ def pick_device(name):
             device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
         if device.index is not None and device.type == 'cuda':
             torch.cuda.set_device(device)  # what is made on 'cuda' is made there
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # of 'meta', nothing can be read
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'--device {name}: {str(error).splitlines()[0]}') from error
     return device
