@@ -155,6 +155,12 @@ def test_a_set_that_appeared_meanwhile_is_kept(tmp_path):
     assert os.listdir(tmp_path) == ['set'] and os.listdir(path) == ['yours']
 
 
+def test_a_place_where_nothing_can_be_made_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match='cannot write .*file/folder/set: '), LmdbWriter(tmp_path / 'file/folder/set'):
+        pass
+
+
 def test_open_reader_keeps_the_old_set(old):
     path, contents = old
     with lmdb.open(str(path), readonly=True) as env:

@@ -53,9 +53,12 @@ class LmdbWriter:
             raise FileExistsError(f'{path} exists and is not an LMDB folder (no data.mdb in it); choose another path')
 
     def __enter__(self):
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        self._remove_leftovers()
-        os.mkdir(self.partial)
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            self._remove_leftovers()
+            os.mkdir(self.partial)
+        except OSError as error:
+            raise self._error(error) from error
         try:
             self._lock = self._hold_partial()
             if self.append and os.path.exists(self._data(self.path)):
