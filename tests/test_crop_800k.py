@@ -266,6 +266,7 @@ def test_neither_do_other_files_of_the_same_name_and_a_lost_list_is_made_again(t
     flags = make_set(tmp_path / 'set', [('a.jpg', [box(0, 0, 20, 20)], ['word'])]) + [f'--out_path={tmp_path / "out"}']
     gt, lines = tmp_path / 'set/gt.mat', tmp_path / 'out/syntax_crop.odgt'
     assert main(flags) == 0
+    assert '1/1' in capsys.readouterr().err  # its progress, in images
     before = gt.read_bytes()
     gt.write_bytes(before[:-1])
     assert main([*flags, f'--syntxt_path={tmp_path / "other"}']) == 2
