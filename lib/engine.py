@@ -16,7 +16,7 @@ from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import LmdbDataset
 from lib.datasets.loading import batches, make_loader
 from lib.datasets.samples import EvalSamples, collate
-from lib.inference.evaluators import WordReader, aster_reader, compare_words, evaluate
+from lib.inference.evaluation import WordReader, aster_reader, compare_words, evaluate
 from lib.inference.tables import markdown, save_tables, summarize
 from lib.runtime import distributed
 from lib.runtime.interruption import Interrupted

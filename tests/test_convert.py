@@ -17,7 +17,7 @@ from lib.checkpoint import load_aster
 from lib.imaging import read_image, recognizer_input, to_tensor
 from lib.inference import conversion
 from lib.inference.build import build_enlargers, build_reader
-from lib.inference.evaluators import read_words
+from lib.inference.evaluation import read_words
 from lib.inference.files import output_names
 from lib.inference.flags import parse_args
 from lib.metrics import psnr

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import convert
 from lib.checkpoint import load_checkpoint
 from lib.datasets.samples import encode_labels
-from lib.inference.evaluators import aster_reader, evaluate
+from lib.inference.evaluation import aster_reader, evaluate
 from lib.models.aster import Aster
 from lib.models.discriminator import Discriminator
 from lib.models.generator import Generator

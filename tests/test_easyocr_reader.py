@@ -14,7 +14,7 @@ from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.easyocr_reader import easyocr_reader
 from lib.inference.enlarging import Method
-from lib.inference.evaluators import evaluate
+from lib.inference.evaluation import evaluate
 from lib.vocabulary import Vocabulary
 
 

@@ -13,7 +13,7 @@ import torch
 from lib.checkpoint import load_aster, load_generator
 from lib.datasets.degradation import degrade
 from lib.imaging import quantize, read_image, recognizer_input, resize, to_tensor
-from lib.inference.evaluators import read_words
+from lib.inference.evaluation import read_words
 from lib.metrics import checkerboard, psnr
 from lib.options import ASTER_PATH
 from lib.runtime.device import pick_device

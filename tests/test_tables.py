@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from lib.inference.evaluators import Reading
+from lib.inference.evaluation import Reading
 from lib.inference.tables import markdown, save_tables, summarize
 
 READINGS = [Reading('ic13', 'original', i, 'a', 'none', s, -1.0, correct=s == 'a') for i, s in enumerate('aab')]

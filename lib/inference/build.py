@@ -6,7 +6,7 @@ from lib.imaging import recognizer_input, to_tensor
 from lib.inference.conversion import Converter
 from lib.inference.detection import Detector
 from lib.inference.enlarging import Method
-from lib.inference.evaluators import read_words
+from lib.inference.evaluation import read_words
 from lib.runtime.device import is_out_of_memory, pick_amp, pick_device
 from lib.vocabulary import Vocabulary, vocabulary_of
 

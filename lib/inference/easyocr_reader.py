@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from lib.imaging import to_pil
-from lib.inference.evaluators import WordReader
+from lib.inference.evaluation import WordReader
 
 
 def own_size(images):

@@ -11,7 +11,7 @@ from torch import nn
 from lib.checkpoint import load_aster, load_generator
 from lib.imaging import recognizer_input, to_rgb, to_tensor
 from lib.inference import enlarging
-from lib.inference.evaluators import read_words
+from lib.inference.evaluation import read_words
 from lib.options import ASTER_PATH, BEAM_WIDTH, WEIGHTS
 from lib.vocabulary import vocabulary_of
 

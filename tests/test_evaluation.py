@@ -13,7 +13,7 @@ from lib.checkpoint import save_checkpoint
 from lib.datasets.lmdb_dataset import Record
 from lib.datasets.samples import EvalSamples, collate
 from lib.inference.enlarging import Method
-from lib.inference.evaluators import aster_reader, compare_words, evaluate
+from lib.inference.evaluation import aster_reader, compare_words, evaluate
 from lib.models.aster import Aster
 from lib.models.generator import Generator
 from lib.options import parse_args
